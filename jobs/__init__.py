@@ -1,0 +1,1 @@
+"""The jobs: one file for each arrow of the line."""
