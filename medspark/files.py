@@ -1,0 +1,155 @@
+"""Files as the archive has them: every name the file system can hold, and bytes or a reason why not."""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from medspark.errors import EmptyFileError, TooLargeError, UnreadableError, VanishedError
+
+_ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
+_SHOWN_BACKSLASH = re.compile(r"\\x5c(?=x(?:5c|[89a-f][0-9a-f]))")
+_LOOKS_SHOWN = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))")
+
+
+def show_path(path: bytes) -> str:
+    r"""Return a path as text: the real name, with a byte that is not UTF-8 as ``\xNN``.
+
+    A name that holds such a text itself has its backslash shown as ``\x5c``, so that ``real_path`` can tell.
+    """
+    text = path.decode("utf-8", "surrogateescape")
+    text = _LOOKS_SHOWN.sub(lambda _: r"\x5c", text)
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def real_path(shown: str) -> bytes:
+    """Return the bytes that the file system knows; the inverse of ``show_path``."""
+    parts = _ODD_BYTE.split(shown)  # text, hex, text, hex, ... text
+    raw = [
+        _SHOWN_BACKSLASH.sub(r"\\", part).encode() if i % 2 == 0 else bytes.fromhex(part)
+        for i, part in enumerate(parts)
+    ]
+    return b"".join(raw)
+
+
+def read_bytes(shown: str, *, max_bytes: int) -> bytes:
+    """Return the content of a file named as ``show_path`` shows it.
+
+    Raises VanishedError, UnreadableError (permission, I/O error, not a regular file), EmptyFileError or TooLargeError.
+    """
+    try:
+        # Opening a named pipe would wait for a writer that never comes.
+        handle = os.open(real_path(shown), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise VanishedError("the file is gone, or a link leads nowhere") from None
+    except OSError as error:
+        raise UnreadableError(f"cannot be opened: {os.strerror(error.errno or 0)}") from None
+    with os.fdopen(handle, "rb") as file:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            raise UnreadableError("not a regular file")
+        if facts.st_size == 0:
+            raise EmptyFileError("the file has no bytes")
+        if facts.st_size > max_bytes:
+            raise TooLargeError(f"{facts.st_size} bytes, the limit is {max_bytes} (limits.memory_mb)")
+        try:
+            return file.read()
+        except OSError as error:
+            raise UnreadableError(f"cannot be read: {os.strerror(error.errno or 0)}") from None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name found in the archive."""
+
+    path: bytes
+    size_bytes: int | None  # None: not even that much could be learned
+    modified_ns: int | None
+    is_hidden: bool = False
+    is_unreadable_directory: bool = False
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory to be listed, with what its place in the archive says about it."""
+
+    path: bytes
+    root: bytes  # the input it was found under
+    is_hidden: bool = False
+    ancestors: frozenset[tuple[int, int]] = frozenset()  # device and inode of what it lies in and of itself
+
+
+def walk(directory: Directory, *, is_deep: bool = True) -> Iterator[Entry]:
+    """Yield every file in a directory and, if deep, below it.
+
+    A link to a directory is followed only if it leads out of the root: what lies inside is listed under its own name,
+    and a loop ends. Whatever is no directory is a file, dangling links and pipes too; what begins with a dot, or lies
+    in a directory that does, is hidden.
+    """
+    todo = [directory]
+    while todo:
+        here = todo.pop()
+        try:
+            children = _scan(here)
+        except OSError:
+            yield Entry(here.path, None, None, here.is_hidden, is_unreadable_directory=True)
+            continue
+        for child in children:
+            if not child.is_dir():
+                yield _file(child, is_hidden=here.is_hidden or child.name.startswith(b"."))
+        if is_deep:
+            todo.extend(reversed(_below(here, children)))
+
+
+def subdirectories(directory: Directory) -> list[Directory]:
+    """Return the directories that ``walk`` would enter from this one; none if it cannot be read."""
+    try:
+        return _below(directory, _scan(directory))
+    except OSError:
+        return []
+
+
+def _scan(directory: Directory) -> list[os.DirEntry[bytes]]:
+    with os.scandir(directory.path) as found:
+        return sorted(found, key=lambda child: child.name)
+
+
+def _below(here: Directory, children: list[os.DirEntry[bytes]]) -> list[Directory]:
+    real_root = os.path.realpath(here.root)
+    below = []
+    for child in children:
+        if child.is_dir():
+            leads_back = child.is_symlink() and _lies_in(os.path.realpath(child.path), real_root)
+            identity = _identity(child.path)
+            if not leads_back and identity not in here.ancestors:
+                hidden = here.is_hidden or child.name.startswith(b".")
+                below.append(Directory(child.path, here.root, hidden, here.ancestors | {identity}))
+    return below
+
+
+def file_entry(path: bytes) -> Entry:
+    """Return the entry of a path that is no directory."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return Entry(path, None, None)
+    return Entry(path, facts.st_size, facts.st_mtime_ns)
+
+
+def _file(child: os.DirEntry[bytes], *, is_hidden: bool) -> Entry:
+    return replace(file_entry(child.path), is_hidden=is_hidden)
+
+
+def _identity(path: bytes) -> tuple[int, int]:
+    facts = os.stat(path)
+    return facts.st_dev, facts.st_ino
+
+
+def _lies_in(path: bytes, directory: bytes) -> bool:
+    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
+
+
+def is_inside(path: str, directory: str) -> bool:
+    """Tell whether a path lies in a directory, links resolved."""
+    return _lies_in(os.path.realpath(os.fsencode(path)), os.path.realpath(os.fsencode(directory)))
