@@ -1,0 +1,272 @@
+"""DICOM objects: pixels by pydicom and its decoders, the modality transform, and what the header says."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from medspark.errors import (
+    CorruptError,
+    ImageError,
+    NoPixelDataError,
+    TooLargeError,
+    TruncatedError,
+    UnsupportedTransferSyntaxError,
+)
+from medspark.frame import Frame, Image, Window
+from medspark.readers.formats import HEAD_BYTES, bare_dicom_offset, sniff
+
+_PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_HEADER_KEYWORDS = (
+    "SOPClassUID", "SOPInstanceUID", "Modality", "Manufacturer", "PatientID", "StudyInstanceUID", "SeriesInstanceUID",
+    "Rows", "Columns", "NumberOfFrames", "BitsStored", "PhotometricInterpretation", "SamplesPerPixel",
+)  # fmt: skip
+
+
+def can_read(content: bytes) -> bool:
+    """Tell whether the content is a DICOM object, with or without a preamble."""
+    return sniff(content[:HEAD_BYTES]) == "dicom"
+
+
+def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Frame]:
+    """Yield the frames of a DICOM object.
+
+    ``pixels`` is rows x columns of gray after the modality transform (PS3.3 C.11.1; HU for CT), whole numbers as int32
+    where slope and intercept are whole, else float64; colour becomes luma. With ``raw``: the stored values as they are.
+    Raises NoPixelDataError, TooLargeError, TruncatedError, CorruptError or UnsupportedTransferSyntaxError.
+    """
+    with _quiet():
+        dataset = _parse(content)
+        _check(dataset, max_pixels)
+        identity = {
+            name: text
+            for name, keyword in (
+                ("patient_id", "PatientID"),
+                ("study_uid", "StudyInstanceUID"),
+                ("series_uid", "SeriesInstanceUID"),
+            )
+            if (text := _text(dataset, keyword))
+        }
+        modality = _text(dataset, "Modality")
+        is_inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+    for number, stored in enumerate(_decoded(dataset, raw=raw)):
+        with _quiet():
+            yield Frame(
+                pixels=stored if raw else _gray(stored, dataset, number),
+                number=number,
+                modality=modality,
+                window=_window(dataset, number),
+                is_inverted=is_inverted,
+                spacing_mm=_spacing(dataset, number),
+                identity=identity,
+            )
+
+
+def header(file: BinaryIO) -> dict[str, Any]:
+    """Return the facts of an object by their column names, without reading its pixels; identifiers as in the file."""
+    with _quiet():
+        try:
+            file.seek(_stray_bytes(file.read(HEAD_BYTES)))
+            dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(_HEADER_KEYWORDS))
+        except Exception:  # noqa: BLE001 - a header that cannot be read has no facts; extract will say why
+            return {}
+        syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+        return {
+            "modality": _text(dataset, "Modality"),
+            "manufacturer": _text(dataset, "Manufacturer"),
+            "transfer_syntax_uid": str(syntax) if syntax else None,
+            "sop_class_uid": _text(dataset, "SOPClassUID"),
+            "rows": _whole(dataset, "Rows"),
+            "columns": _whole(dataset, "Columns"),
+            "n_frames": _whole(dataset, "NumberOfFrames") or 1,
+            "bits_stored": _whole(dataset, "BitsStored"),
+            "photometric_interpretation": _text(dataset, "PhotometricInterpretation"),
+            "patient_id": _text(dataset, "PatientID"),
+            "study_uid": _text(dataset, "StudyInstanceUID"),
+            "series_uid": _text(dataset, "SeriesInstanceUID"),
+        }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence warnings: pydicom quotes the values it finds odd, and they may be a patient's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+class _Watched(io.BytesIO):
+    """Bytes that remember whether somebody asked for more than there is."""
+
+    is_short = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        # Eight bytes are an element's header: none of them left is a proper end.
+        if size is not None and len(data) < size and (data or size != 8):
+            self.is_short = True
+        return data
+
+
+def _parse(content: bytes) -> Dataset:
+    file = _Watched(content[_stray_bytes(content) :])
+    try:
+        dataset = pydicom.dcmread(file, force=True)
+    except Exception as error:  # noqa: BLE001 - pydicom raises whatever a damaged header leads it to
+        raise _unreadable(file, error) from None
+    if not any(keyword in dataset for keyword in _PIXEL_KEYWORDS):
+        if file.is_short:
+            raise TruncatedError(f"the object ends inside an element ({len(content)} bytes)")
+        raise NoPixelDataError("a DICOM object without an image")
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        dataset.file_meta.TransferSyntaxUID = _guess_syntax(dataset)
+    return dataset
+
+
+def _stray_bytes(content: bytes) -> int:
+    head = content[:HEAD_BYTES]
+    return 0 if head[128:132] == b"DICM" else bare_dicom_offset(head) or 0
+
+
+def _unreadable(file: _Watched, error: Exception) -> ImageError:
+    if file.is_short or isinstance(error, EOFError):
+        return TruncatedError("the object ends inside an element")
+    return CorruptError(f"the header cannot be parsed ({type(error).__name__})")
+
+
+def _guess_syntax(dataset: Dataset) -> UID:
+    is_implicit, is_little = dataset.original_encoding
+    if not is_little:
+        return ExplicitVRBigEndian
+    return ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+
+
+def _check(dataset: Dataset, max_pixels: int) -> None:
+    """Look at what the header promises before anything is decoded."""
+    rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
+    if not rows or not columns:
+        raise CorruptError("Rows or Columns is missing or zero")
+    if rows * columns >= max_pixels:
+        raise TooLargeError(f"{rows} x {columns} pixels, fewer than {max_pixels} are allowed (limits.max_pixels)")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise UnsupportedTransferSyntaxError(f"no decoder for transfer syntax {syntax}") from None
+    if not decoder.is_available:
+        raise UnsupportedTransferSyntaxError(f"no decoder is installed for {syntax.name} ({syntax})")
+    if not syntax.is_compressed or syntax.is_deflated:
+        _check_length(dataset, rows * columns)
+
+
+def _check_length(dataset: Dataset, n_pixels: int) -> None:
+    keyword = next(keyword for keyword in _PIXEL_KEYWORDS if keyword in dataset)
+    bits = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword) or _whole(dataset, "BitsAllocated") or 0
+    samples = _whole(dataset, "SamplesPerPixel") or 1
+    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
+        samples = 2  # two luma for each pair of chroma
+    expected = n_pixels * samples * (_whole(dataset, "NumberOfFrames") or 1) * bits // 8
+    actual = len(dataset[keyword].value or b"")
+    if actual < expected:
+        raise TruncatedError(f"the pixel data has {actual} of {expected} bytes")
+
+
+def _decoded(dataset: Dataset, *, raw: bool) -> Iterator[Image]:
+    """Yield the stored values of each frame, colour as RGB unless raw."""
+    arrays = iter_pixels(dataset, raw=raw)
+    while True:
+        with _quiet():
+            try:
+                array = next(arrays, None)
+            except ImageError:
+                raise
+            except Exception as error:  # noqa: BLE001 - decoders raise what they like, and may quote the file
+                name = dataset.file_meta.TransferSyntaxUID.name
+                raise CorruptError(f"the pixel data cannot be decoded as {name} ({type(error).__name__})") from None
+        if array is None:
+            return
+        yield array
+
+
+def _gray(stored: Image, dataset: Dataset, number: int) -> Image:
+    photometric = dataset.get("PhotometricInterpretation")
+    if photometric == "PALETTE COLOR":
+        stored = apply_color_lut(stored, dataset)
+    if stored.ndim == 2:
+        return _modality(stored, dataset, number)
+    if stored.itemsize <= 2:
+        return cv2.cvtColor(np.ascontiguousarray(stored[..., :3]), cv2.COLOR_RGB2GRAY)
+    return stored[..., :3] @ np.array([0.299, 0.587, 0.114])  # OpenCV's weights, for depths that it does not take
+
+
+def _modality(stored: Image, dataset: Dataset, number: int) -> Image:
+    """Apply the modality LUT or the rescale of this frame (PS3.3 C.11.1)."""
+    source = _group(dataset, number, "PixelValueTransformationSequence")
+    if "ModalityLUTSequence" in source:
+        return apply_modality_lut(stored, source)
+    slope, intercept = _number(source, "RescaleSlope"), _number(source, "RescaleIntercept")
+    if slope is None or intercept is None or (slope, intercept) == (1, 0):
+        return stored
+    if stored.dtype.kind in "iu" and stored.itemsize <= 2 and _fits_int32(slope, intercept):
+        return stored.astype(np.int32) * np.int32(slope) + np.int32(intercept)
+    return stored.astype(np.float64) * slope + intercept
+
+
+def _fits_int32(slope: float, intercept: float) -> bool:
+    return slope.is_integer() and intercept.is_integer() and abs(slope) * 2**16 + abs(intercept) < 2**31
+
+
+def _window(dataset: Dataset, number: int) -> Window | None:
+    """Return the first window of this frame (PS3.3 C.11.2.1.2)."""
+    source = _group(dataset, number, "FrameVOILUTSequence")
+    center, width = _number(source, "WindowCenter"), _number(source, "WindowWidth")
+    if center is None or width is None or width <= 0:
+        return None
+    return Window(center, width, _text(source, "VOILUTFunction") or "LINEAR")
+
+
+def _spacing(dataset: Dataset, number: int) -> tuple[float, float] | None:
+    source = _group(dataset, number, "PixelMeasuresSequence")
+    between_rows, between_columns = _number(source, "PixelSpacing", 0), _number(source, "PixelSpacing", 1)
+    return None if between_rows is None or between_columns is None else (between_rows, between_columns)
+
+
+def _group(dataset: Dataset, number: int, sequence: str) -> Dataset:
+    """Return where a frame's facts stand: its own functional group, the shared one, or the object (PS3.3 C.7.6.16)."""
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    for item in (*per_frame[number : number + 1], *shared[:1]):
+        if item.get(sequence):
+            return item[sequence][0]
+    return dataset
+
+
+def _number(dataset: Dataset, keyword: str, index: int = 0) -> float | None:
+    try:
+        value = dataset.get(keyword)
+        value = value if isinstance(value, (int, float, str)) else value[index]
+        return float(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _whole(dataset: Dataset, keyword: str) -> int | None:
+    number = _number(dataset, keyword)
+    return int(number) if number is not None else None
+
+
+def _text(dataset: Dataset, keyword: str) -> str | None:
+    try:
+        return str(dataset.get(keyword) or "").strip(" \0") or None
+    except (ValueError, TypeError):
+        return None

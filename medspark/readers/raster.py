@@ -1,0 +1,127 @@
+"""PNG, JPEG, TIFF, BMP, GIF, WebP, JPEG 2000 and PNM by OpenCV; Pillow and tifffile read what the header says."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+from PIL import Image as Pillow
+
+from medspark.errors import CorruptError, TooLargeError, TruncatedError, UnsupportedFormatError
+from medspark.frame import Frame, Image
+from medspark.readers.formats import HEAD_BYTES, sniff
+
+FORMATS = frozenset({"png", "jpeg", "tiff", "bmp", "gif", "webp", "jpeg2000", "pnm"})
+
+# Grayscale as the articles read it (a JPEG gives its own luma), but with all bits of a 16-bit file and unrotated.
+_GRAY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def can_read(content: bytes) -> bool:
+    """Tell whether the content is one of ``FORMATS``."""
+    return sniff(content[:HEAD_BYTES]) in FORMATS
+
+
+def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Frame]:
+    """Yield the pages of an image: rows x columns of gray, or raw as stored (rows x columns [x samples in RGB order]).
+
+    Raises TooLargeError, TruncatedError, CorruptError or UnsupportedFormatError.
+    """
+    kind = sniff(content[:HEAD_BYTES])
+    n_pages = _check_header(content, kind, max_pixels)
+    data = np.frombuffer(content, np.uint8)
+    flags = cv2.IMREAD_UNCHANGED if raw else _GRAY
+    if n_pages == 1:
+        pages = [_decode(data, flags, content, kind)]
+    else:
+        is_complete, found = cv2.imdecodemulti(data, flags)
+        if not is_complete or len(found) != n_pages:
+            raise _failure(content, kind)
+        pages = list(found)
+    for number, pixels in enumerate(pages):
+        yield Frame(_as_rgb(pixels) if raw else pixels, number=number)
+
+
+def _check_header(content: bytes, kind: str, max_pixels: int) -> int:
+    """Return the number of pages, after a look at the size that costs no decoding."""
+    try:
+        rows, columns, n_pages = _tiff_header(content) if kind == "tiff" else _header(content)
+    except Exception:  # noqa: BLE001 - whatever a library says of a broken header, it may quote the file
+        raise _failure(content, kind) from None
+    if rows * columns >= max_pixels:
+        raise TooLargeError(f"{rows} x {columns} pixels, fewer than {max_pixels} are allowed (limits.max_pixels)")
+    return n_pages
+
+
+def _header(content: bytes) -> tuple[int, int, int]:
+    with _quiet_pillow(), Pillow.open(io.BytesIO(content)) as header:
+        columns, rows = header.size
+        return rows, columns, int(getattr(header, "n_frames", 1)) if header.format == "GIF" else 1
+
+
+def _tiff_header(content: bytes) -> tuple[int, int, int]:
+    import tifffile  # only who has TIFF pays for it; Pillow does not know 64-bit floats
+
+    with tifffile.TiffFile(io.BytesIO(content)) as tiff:
+        page = tiff.pages.first
+        return page.imagelength, page.imagewidth, len(tiff.pages)
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Silence warnings, which quote metadata, and lift a limit on pixels that is lower than ours may be."""
+    limit = Pillow.MAX_IMAGE_PIXELS
+    Pillow.MAX_IMAGE_PIXELS = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Pillow.MAX_IMAGE_PIXELS = limit
+
+
+def _decode(data: Image, flags: int, content: bytes, kind: str) -> Image:
+    try:
+        pixels = cv2.imdecode(data, flags)
+    except cv2.error:
+        raise UnsupportedFormatError(f"OpenCV does not decode this variant of {kind}") from None
+    if pixels is None:
+        raise _failure(content, kind)
+    return pixels
+
+
+def _failure(content: bytes, kind: str) -> TruncatedError | CorruptError:
+    if _is_cut(content, kind):
+        return TruncatedError(f"the {kind} image ends before its end ({len(content)} bytes)")
+    return CorruptError(f"the {kind} image cannot be decoded ({len(content)} bytes)")
+
+
+def _is_cut(content: bytes, kind: str) -> bool:
+    """Tell whether the end of an image is missing, by what its format promises about it."""
+    if kind == "png":
+        return b"IEND" not in content[-(1 << 16) :]
+    if kind == "jpeg":  # no end marker after the last scan began; FF inside a scan is followed by 00
+        return content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda") or b"\xff\xda" not in content
+    if kind == "bmp":
+        return len(content) < int.from_bytes(content[2:6], "little")
+    return False
+
+
+def _as_rgb(pixels: Image) -> Image:
+    """Return the samples in the order of the file: OpenCV gives blue first."""
+    if pixels.ndim == 2:
+        return pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+
+
+def encode(image: Image) -> bytes:
+    """Return an image as the bytes of a file that ``frames`` reads back unchanged: PNG, or TIFF for other depths."""
+    if image.dtype == np.bool_:
+        image = image.astype(np.uint8) * 255
+    if image.dtype.kind == "i" and image.dtype.itemsize > 2:
+        image = image.astype(np.float64)
+    suffix = ".png" if image.dtype in (np.uint8, np.uint16) else ".tiff"
+    _, data = cv2.imencode(suffix, np.ascontiguousarray(image))
+    return data.tobytes()
