@@ -1,0 +1,248 @@
+"""conf/*.toml and the command line into frozen dataclasses; an unknown key is an error that names the nearest one.
+
+One configuration serves every job of the line: each reads what it needs.
+"""
+
+import argparse
+import difflib
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from medspark.errors import ConfigError, did_you_mean
+from medspark.frame import Limits
+from medspark.models import MODELS
+from medspark.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """When a run is acceptable, and what it tries again."""
+
+    max_failed: float = 1.0
+    retry: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is trained."""
+
+    kind: str = "forest"
+    engine: str = "exact"
+    trees: int = 100
+    depth: int = 3  # 0: no limit
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Who learns from whom."""
+
+    by: str = "patient"
+    test_fraction: float = 0.2
+    folds: int = 0
+    group_duplicates: bool = False
+
+
+@dataclass(frozen=True)
+class FloorConfig:
+    """What a model must reach."""
+
+    auc: float = 0.0
+
+
+@dataclass(frozen=True)
+class PrivacyConfig:
+    """What tables may say."""
+
+    paths: str = "plain"
+    key_file: str = ""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What the report shows."""
+
+    contact_sheet: int = 8  # images shown small; 0: none leave the executors
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a job can be told."""
+
+    input: tuple[str, ...] = ()
+    warehouse: str = ""
+    labels: str = ""
+    labels_from: str = ""
+    model_id: str = ""  # empty: the newest of the same recipe
+    recipe: str = ""
+    steps: tuple[Mapping[str, Any], ...] = ()
+    features: tuple[Mapping[str, Any], ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    floor: FloorConfig = field(default_factory=FloorConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    dry_run: bool = False
+
+    @cached_property
+    def recipe_object(self) -> Recipe:
+        """The recipe that stands in the configuration, or the one it names."""
+        if self.steps or self.features:
+            if self.recipe:
+                raise ConfigError(
+                    f"recipe = {self.recipe!r} and [[steps]] or [[features]] in place: give one of the two"
+                )
+            return Recipe.from_dict({"steps": list(self.steps), "features": list(self.features)})
+        return Recipe.from_toml(self.recipe or "default")
+
+    def require(self, *names: str) -> None:
+        """Raise ConfigError if one of these was not given."""
+        for name in names:
+            if not getattr(self, name):
+                raise ConfigError(
+                    f"{name} is missing: give --{name.replace('_', '-')} or {name} = ... in the configuration"
+                )
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "labels_from": ("", "parent"),
+    "model.kind": tuple(MODELS),
+    "model.engine": ("exact",),
+    "privacy.paths": ("plain",),
+}
+_RANGES: dict[str, tuple[float, float]] = {
+    "limits.seconds_per_file": (0.1, 1e6),
+    "limits.memory_mb": (64, 1e9),
+    "limits.max_pixels": (1, 2**40),
+    "run.max_failed": (0, 1),
+    "model.trees": (1, 1e6),
+    "model.depth": (0, 1e6),
+    "model.seed": (0, 2**32 - 1),
+    "split.test_fraction": (0.01, 0.99),
+    "split.folds": (0, 0),
+    "floor.auc": (0, 1),
+    "report.contact_sheet": (0, 64),
+}
+
+
+def parser(job: str, description: str) -> argparse.ArgumentParser:
+    """Return the command line that every job understands."""
+    args = argparse.ArgumentParser(prog=f"medspark {job}", description=description)
+    args.add_argument("--config", metavar="FILE", help="TOML; examples are in conf/")
+    args.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="override one key: model.trees=500"
+    )
+    args.add_argument("--input", metavar="URI", action="append", help="directory, file or glob of images; repeatable")
+    args.add_argument("--warehouse", metavar="URI", help="where tables, models and reports live")
+    args.add_argument(
+        "--labels", metavar="FILE", help="CSV path,label[,patient_id][,split]; paths relative to the input"
+    )
+    args.add_argument("--labels-from", metavar="parent", help="class = name of the directory")
+    args.add_argument("--model", dest="model_id", metavar="ID", help="default: the newest of the same recipe")
+    args.add_argument("--dry-run", action="store_true", default=None, help="print what would be done, and do nothing")
+    return args
+
+
+def load(arguments: argparse.Namespace) -> Config:
+    """Return the configuration of a job: defaults, then the file, then --set, then the options.
+
+    Raises ConfigError for an unknown key, a value of another type, or one outside its range.
+    """
+    table: dict[str, Any] = _read(arguments.config) if arguments.config else {}
+    for text in arguments.set:
+        _override(table, text)
+    options = {
+        key: value for key, value in vars(arguments).items() if key not in ("config", "set") and value is not None
+    }
+    table.update(options)
+    config: Config = _build(Config, table, "")
+    for key, allowed in _CHOICES.items():
+        if (value := _value(config, key)) not in allowed:
+            raise ConfigError(f"{key} = {value!r}: allowed are {', '.join(repr(choice) for choice in allowed)}")
+    for key, (low, high) in _RANGES.items():
+        if not low <= (value := _value(config, key)) <= high:
+            raise ConfigError(f"{key} = {value!r}: must be between {low:g} and {high:g}")
+    return config
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: {error}") from None
+
+
+def _override(table: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: section.key=value is needed")
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {text}: {section} is not a section")
+    try:
+        table[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[last] = value  # a bare word is a string
+
+
+def _build(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
+    hints = get_type_hints(kind)
+    known = [entry.name for entry in fields(kind)]
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"unknown key {where}{key}; {_nearest(key, known, where)}")
+    return kind(**{key: _typed(hints[key], value, f"{where}{key}") for key, value in table.items()})
+
+
+def _nearest(key: str, known: Sequence[str], where: str) -> str:
+    """Name the nearest key here or, failing that, in any section."""
+    if not where and not difflib.get_close_matches(key, known, n=1):
+        for section in fields(Config):
+            kind = section.type
+            if is_dataclass(kind) and key in (inner.name for inner in fields(kind)):
+                return f"did you mean {section.name}.{key}?"
+    return did_you_mean(key, known)
+
+
+def _typed(hint: Any, value: Any, key: str) -> Any:
+    if is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key} is a section, got {value!r}")
+        return _build(hint, value, f"{key}.")  # type: ignore[arg-type]
+    if get_origin(hint) is tuple:
+        return _tuple(get_args(hint)[0], value, key)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{key} = {value!r}: must be {_WORDS[hint]}")
+    return value
+
+
+_WORDS: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _tuple(item: Any, value: Any, key: str) -> tuple[Any, ...]:
+    if isinstance(value, str) and item is str:
+        return (value,)
+    wanted = Mapping if isinstance(item, types.GenericAlias) or get_origin(item) else item
+    if not isinstance(value, (list, tuple)) or not all(isinstance(entry, wanted) for entry in value):
+        raise ConfigError(f"{key} = {value!r}: must be a list of {'tables' if wanted is Mapping else 'texts'}")
+    return tuple(value)
+
+
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value

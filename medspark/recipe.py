@@ -1,0 +1,227 @@
+"""A recipe: steps and features, run on one file from top to bottom. No Spark in here."""
+
+import hashlib
+import json
+import math
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+import medspark
+from medspark.errors import ConfigError, CorruptError, ImageError, MedsparkError, StepError
+from medspark.features import FEATURES
+from medspark.files import read_bytes, show_path
+from medspark.frame import DEFAULT_LIMITS, Frame, Image, Limits
+from medspark.ops import Bound, Op, bind
+from medspark.readers import read_frames
+from medspark.steps import STEPS
+
+PACKAGED = ("default", "seed")
+_FILES = {"default": "extract.toml", "seed": "seed.toml"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one frame: its features, or the stage that failed and why."""
+
+    frame: int | None  # None: the file as a whole
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    features: tuple[float, ...] | None = None  # in the order of the recipe's feature_names
+    failed_stage: str | None = None
+    reason: str | None = None
+    error: str | None = None
+
+
+class _PlaneFailedError(Exception):
+    """Carries the name of the operation that failed, and its exception, up to ``Recipe.run_content``."""
+
+    def __init__(self, stage: str, cause: Exception) -> None:
+        super().__init__(stage)
+        self.stage = stage
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Steps and features. Parameters are checked and the feature names are known before any file is read."""
+
+    steps: tuple[Op, ...]
+    features: tuple[Op, ...]
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> "Recipe":
+        """Read the entries ``steps`` and ``features`` of a configuration."""
+        lists = {key: table.get(key, []) for key in ("steps", "features")}
+        for key, entries in lists.items():
+            if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+                raise ConfigError(f"{key}: a list of tables is needed, as in [[{key}]]")
+        steps, features = (tuple(Op.from_dict(entry) for entry in entries) for entries in lists.values())
+        return cls(steps, features)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> "Recipe":
+        """Read a recipe from a file, or one that comes with medspark: ``default`` or ``seed``."""
+        if str(path) in PACKAGED:
+            text = resources.files("medspark.conf").joinpath(_FILES[str(path)]).read_text("utf-8")
+        else:
+            try:
+                text = Path(path).read_text("utf-8")
+            except OSError as error:
+                raise ConfigError(f"recipe {path}: {error.strerror}; packaged are: {', '.join(PACKAGED)}") from None
+        try:
+            return cls.from_dict(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"recipe {path}: {error}") from None
+
+    def to_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """Return what ``from_dict`` reads."""
+        return {"steps": [op.to_dict() for op in self.steps], "features": [op.to_dict() for op in self.features]}
+
+    @cached_property
+    def recipe_id(self) -> str:
+        """16 hexadecimal digits that change with any operation, any parameter, and medspark's version."""
+        content = json.dumps([self.to_dict(), medspark.__version__], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """The columns that this recipe makes, learned by running it once on a tiny image.
+
+        Raises ConfigError for an unknown operation, a wrong parameter, a plane that no step wrote, a name given twice.
+        """
+        rows, columns = np.mgrid[0:64, 0:64]
+        tiny = ((rows * 5 + columns * 3 + (rows // 8 + columns // 8) % 2 * 90) % 256).astype(np.uint8)
+        try:
+            named = list(self._measure(Frame(tiny)))
+        except _PlaneFailedError as failed:
+            raise ConfigError(f"recipe, {failed.stage}: {describe(failed.cause)}") from None
+        names = [name for name, _ in named]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"recipe: the feature {name} is made twice")
+        if not names:
+            raise ConfigError("recipe: it has no features, so there is nothing to write")
+        return tuple(names)
+
+    def run(self, source: str | Path | bytes, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[Outcome]:
+        """Yield an outcome for each frame of a file (a path or its content); never raises for a bad image."""
+        if isinstance(source, bytes):
+            yield from self.run_content(source, limits=limits)
+            return
+        path = show_path(os.fsencode(source))
+        try:
+            content = read_bytes(path, max_bytes=limits.memory_mb << 20)
+        except ImageError as error:
+            yield failure(None, "read", error)
+        else:
+            yield from self.run_content(content, limits=limits)
+
+    def run_content(self, content: bytes, *, limits: Limits) -> Iterator[Outcome]:
+        """Yield an outcome for each frame of a file's content; this is the one place that catches everything."""
+        number: int | None = None
+        facts: dict[str, Any] = {}
+        try:
+            for frame in read_frames(content, limits=limits):
+                number = frame.number
+                facts = _facts(frame)
+                try:
+                    values = [value for _, value in self._measure(frame)]
+                except _PlaneFailedError as failed:
+                    yield failure(number, failed.stage, failed.cause, facts)
+                else:
+                    yield Outcome(number, facts, tuple(values))
+            if number is None:
+                raise CorruptError("the file holds no frame")
+        except Exception as error:  # noqa: BLE001 - a bad image never stops a job
+            yield failure(None if number is None else number + 1, "decode", error, facts)
+
+    def warm_up(self) -> None:
+        """Prepare a worker: one thread, no chatter, kernels compiled and parameters checked."""
+        cv2.setNumThreads(1)  # Spark runs a task on each core
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        _ = self.feature_names
+
+    def planes(self, frame: Frame) -> dict[str, Image]:
+        """Return the image after all steps, and every plane that a step put beside it.
+
+        Raises StepError for what a step cannot take.
+        """
+        try:
+            return self._planes(frame)
+        except _PlaneFailedError as failed:
+            raise failed.cause from None
+
+    @cached_property
+    def _bound_steps(self) -> tuple[Bound, ...]:
+        return tuple(bind(op, STEPS) for op in self.steps)
+
+    @cached_property
+    def _bound_features(self) -> tuple[Bound, ...]:
+        return tuple(bind(op, FEATURES) for op in self.features)
+
+    def _planes(self, frame: Frame) -> dict[str, Image]:
+        planes = {"image": frame.pixels}
+        for step in self._bound_steps:
+            planes[step.op.to] = _apply(step, planes, frame)
+            if step.op.to == "image":  # the window was meant for the values of the file
+                frame = replace(frame, window=None, is_inverted=False)
+        return planes
+
+    def _measure(self, frame: Frame) -> Iterator[tuple[str, float]]:
+        planes = self._planes(frame)
+        for feature in self._bound_features:
+            plane = feature.op.of
+            for name, value in _apply(feature, planes, frame).items():
+                full_name = name if plane == "image" else f"{plane}_{name}"
+                if not math.isfinite(value):
+                    raise _PlaneFailedError(feature.op.name, StepError(f"{full_name} is {value}"))
+                yield full_name, value
+
+
+def _apply(bound: Bound, planes: Mapping[str, Image], frame: Frame) -> Any:
+    try:
+        if bound.op.of not in planes:
+            raise StepError(f"no step before it writes the plane {bound.op.of!r}; there are: {', '.join(planes)}")
+        return bound(planes[bound.op.of], frame)
+    except Exception as error:  # noqa: BLE001 - which operation it was is worth more than the type
+        raise _PlaneFailedError(bound.op.name, error) from None
+
+
+def _facts(frame: Frame) -> dict[str, Any]:
+    rows, columns = frame.pixels.shape[:2]
+    spacing = frame.spacing_mm or (None, None)
+    return {
+        **frame.identity,
+        "modality": frame.modality,
+        "rows": rows,
+        "columns": columns,
+        "row_spacing_mm": spacing[0],
+        "column_spacing_mm": spacing[1],
+    }
+
+
+def failure(number: int | None, stage: str, error: Exception, facts: Mapping[str, Any] | None = None) -> Outcome:
+    """Return the outcome of something that went wrong."""
+    reason = error.reason if isinstance(error, ImageError) else "step_failed"
+    if stage == "decode" and not isinstance(error, ImageError):
+        reason = "corrupt"
+    return Outcome(number, facts or {}, failed_stage=stage, reason=reason, error=describe(error))
+
+
+def describe(error: Exception) -> str:
+    """Return a message without data of a patient: our own text, or only the kind and place of a foreign error."""
+    if isinstance(error, MedsparkError):
+        return str(error)
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f" in {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
+    return f"{type(error).__name__}{place}"
