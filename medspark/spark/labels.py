@@ -1,0 +1,85 @@
+"""Labels onto features: from a table of the user's, or from the names of directories."""
+
+import pyarrow as pa
+import pyarrow.csv
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from medspark.config import Config
+from medspark.errors import ConfigError
+from medspark.privacy.pseudonym import load_key, pseudonym
+
+_OWN_GROUPS = {"patient": "patient_id", "study": "study_uid", "file": "path"}
+
+
+def labelled(features: DataFrame, images: DataFrame, config: Config) -> DataFrame:
+    """Return the features that have a label, with ``label``, ``group`` (who must not be on both sides) and ``side``.
+
+    ``side`` is null unless the labels say it (``split.by = "split"``); ``group`` is null where nothing is known.
+    ``patient_id`` is that of the labels, if they have one, as a pseudonym. Raises ConfigError if nothing is labelled.
+    """
+    by = config.split.by
+    if config.labels_from == "parent":
+        if by not in _OWN_GROUPS:
+            raise ConfigError(f"split.by = {by!r} is a column of --labels; without them: {', '.join(_OWN_GROUPS)}")
+        return features.select(
+            "*", F.element_at(F.split("path", "/"), -2).alias("label"), _own_group(by), _no_text("side")
+        )
+    config.require("labels")
+    table = features.join(_by_path(_read(features.sparkSession, config), images), "path")
+    table = table.withColumn("patient_id", F.coalesce("_patient_id", "patient_id"))
+    if by in _OWN_GROUPS:
+        table = table.select("*", _own_group(by), _no_text("side"))
+    elif by == "split":
+        table = table.select("*", _own_group("patient"), F.lower("_by").alias("side"))
+    else:
+        table = table.select("*", F.col("_by").alias("group"), _no_text("side"))
+    return table.drop("_patient_id", "_by")
+
+
+def _read(spark: SparkSession, config: Config) -> DataFrame:
+    """Return path, label, _patient_id and _by; read on the driver, for executors need not see its disk."""
+    as_text = pa.csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=True)
+    try:
+        names = pa.csv.open_csv(config.labels).schema.names
+        as_text.column_types = dict.fromkeys(names, pa.string())
+        found = pa.csv.read_csv(config.labels, convert_options=as_text)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ConfigError(f"--labels {config.labels}: {str(error).splitlines()[0]}") from None
+    by = config.split.by
+    wanted = ["path", "label", *([by] if by not in _OWN_GROUPS else [])]
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise ConfigError(f"--labels {config.labels}: no column {', '.join(missing)}; it has {', '.join(names)}")
+    nothing = pa.nulls(len(found), pa.string())
+    key = load_key(config.privacy.key_file)
+    patients = [pseudonym(key, name) for name in found["patient_id"].to_pylist()] if "patient_id" in names else nothing
+    columns = {
+        "path": found["path"],
+        "label": found["label"],
+        "_patient_id": pa.array(patients, pa.string()),
+        "_by": found[by] if by not in _OWN_GROUPS else nothing,
+    }
+    return spark.createDataFrame(pa.table(columns)).where("label is not null")
+
+
+def _by_path(labels: DataFrame, images: DataFrame) -> DataFrame:
+    """Return the labels by absolute path: as given, or relative to an input."""
+    relative = labels.withColumnRenamed("path", "relative_path").join(
+        images.select("path", "relative_path"), "relative_path"
+    )
+    found = relative.drop("relative_path").unionByName(labels.join(images.select("path"), "path")).distinct()
+    twice = found.groupBy("path").count().where("count > 1").head()
+    if twice:
+        raise ConfigError(f"labels: {twice['path']} has two rows that differ; give each file one")
+    if found.isEmpty():
+        raise ConfigError("labels: no row names a listed file; paths are relative to the --input of index")
+    return found
+
+
+def _own_group(by: str) -> Column:
+    return F.col(_OWN_GROUPS[by]).alias("group")
+
+
+def _no_text(name: str) -> Column:
+    return F.lit(None).cast("string").alias(name)

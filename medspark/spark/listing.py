@@ -1,0 +1,127 @@
+"""Directories into the images table: every file, whatever its name, in parallel."""
+
+import glob
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+
+from medspark.errors import ConfigError
+from medspark.files import Directory, Entry, file_entry, real_path, show_path, subdirectories, walk
+from medspark.privacy.pseudonym import pseudonym
+from medspark.readers import dicom
+from medspark.readers.formats import HEAD_BYTES, sniff
+from medspark.spark.tables import HEADER, IMAGES, LISTING, arrow
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def list_files(spark: SparkSession, inputs: tuple[str, ...]) -> DataFrame:
+    """Return a row for each file of the inputs (directories, files or globs), with status ``listed`` or why not.
+
+    Raises ConfigError for an input that is not there.
+    """
+    directories, files = _expand(inputs)
+    tasks = _spread(directories, wanted=4 * spark.sparkContext.defaultParallelism)
+    listed = spark.createDataFrame(_rows(files), LISTING)
+    if tasks:
+        # Each task lists whole subtrees, so that nothing but directories is ever held by the driver.
+        places = spark.sparkContext.parallelize(tasks, len(tasks))
+        found = places.flatMap(lambda task: _rows((entry, task[0].root) for entry in walk(task[0], is_deep=task[1])))
+        listed = spark.createDataFrame(found, LISTING).unionByName(listed)
+    return listed
+
+
+def index_table(spark: SparkSession, inputs: tuple[str, ...], previous: DataFrame, key: bytes) -> DataFrame:
+    """Return the images table of the inputs: the format by content and, for DICOM, what the header says.
+
+    A file with the size and time of before keeps the facts of before. Identifiers are pseudonyms.
+    """
+    same = ["path", "size_bytes", "modified_at"]
+    listing = list_files(spark, inputs).dropDuplicates(["path"])  # inputs may overlap
+    known = previous.where("format is not null").select(*same, *HEADER.names)
+    rows = (
+        listing.join(known, same, "left").select(*IMAGES.names).repartition(2 * spark.sparkContext.defaultParallelism)
+    )
+    return rows.mapInArrow(lambda batches: (_with_headers(batch, key) for batch in batches), IMAGES)
+
+
+def _expand(inputs: tuple[str, ...]) -> tuple[list[Directory], list[tuple[Entry, bytes]]]:
+    """Return the directories to walk, and single files each with the directory that relative paths begin at."""
+    directories: list[Directory] = []
+    files: list[tuple[Entry, bytes]] = []
+    for text in inputs:
+        pattern = os.path.abspath(text.removeprefix("file://").encode("utf-8", "surrogateescape"))
+        if os.path.lexists(pattern):
+            matches, root = [pattern], pattern if os.path.isdir(pattern) else os.path.dirname(pattern)
+        else:
+            matches, root = sorted(glob.glob(pattern, recursive=True, include_hidden=True)), _fixed_part(pattern)
+        if not matches:
+            raise ConfigError(f"--input {text}: no such file or directory, and as a glob it matches nothing")
+        for match in matches:
+            if os.path.isdir(match):
+                facts = os.stat(match)
+                directories.append(Directory(match, root, ancestors=frozenset({(facts.st_dev, facts.st_ino)})))
+            else:
+                files.append((file_entry(match), root))
+    return directories, files
+
+
+def _fixed_part(pattern: bytes) -> bytes:
+    """Return the directory of a glob that is before its first wildcard."""
+    parts = pattern.split(b"/")
+    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    return b"/".join(parts[:first]) or b"/"
+
+
+def _spread(directories: list[Directory], *, wanted: int) -> list[tuple[Directory, bool]]:
+    """Split trees until there are enough tasks: (directory, whether its subdirectories belong to the task)."""
+    shallow: list[Directory] = []
+    deep = list(directories)
+    while deep and len(deep) < wanted:
+        below = [(directory, subdirectories(directory)) for directory in deep]
+        if not any(inner for _, inner in below):
+            break
+        shallow += [directory for directory, inner in below if inner]
+        deep = [child for directory, inner in below for child in inner or [directory]]
+    return [(directory, False) for directory in shallow] + [(directory, True) for directory in deep]
+
+
+def _rows(entries: Any) -> Iterator[tuple[Any, ...]]:
+    for entry, root in entries:
+        status, reason = _verdict(entry)
+        modified = None if entry.modified_ns is None else _EPOCH + timedelta(microseconds=entry.modified_ns // 1000)
+        relative = os.path.relpath(entry.path, root)
+        yield show_path(entry.path), entry.size_bytes, modified, status, reason, show_path(root), show_path(relative)
+
+
+def _verdict(entry: Entry) -> tuple[str, str | None]:
+    if entry.is_hidden:
+        return "skipped", "hidden"
+    if entry.is_unreadable_directory:
+        return "quarantined", "unreadable"
+    return "listed", None
+
+
+def _with_headers(batch: pa.RecordBatch, key: bytes) -> pa.RecordBatch:
+    rows = batch.to_pylist()
+    for row in rows:
+        if row["status"] == "listed" and row["format"] is None:
+            row |= _header(row["path"], key)
+    return pa.RecordBatch.from_pylist(rows, arrow(IMAGES))
+
+
+def _header(path: str, key: bytes) -> dict[str, Any]:
+    try:
+        # Opening a named pipe would wait for a writer that never comes.
+        with os.fdopen(os.open(real_path(path), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            kind = sniff(file.read(HEAD_BYTES))
+            file.seek(0)
+            facts = dicom.header(file) if kind == "dicom" else {}
+    except OSError:  # extract will say what is wrong with it
+        return {}
+    ids = {name: pseudonym(key, facts.get(name)) for name in ("patient_id", "study_uid", "series_uid")}
+    return {"format": kind, **facts, **ids}

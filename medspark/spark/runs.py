@@ -1,0 +1,69 @@
+"""The runs table: what a run did, and that its sums are right."""
+
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+
+import pyspark
+
+import medspark
+from medspark.spark.tables import RUNS, arrow
+from medspark.warehouse import Warehouse, new_run_id
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Files by what became of them."""
+
+    n_listed: int
+    n_processed: int = 0
+    n_unchanged: int = 0
+    n_skipped: int = 0
+    n_quarantined: int = 0
+
+    def __post_init__(self) -> None:
+        parts = self.n_processed + self.n_unchanged + self.n_skipped + self.n_quarantined
+        if self.n_listed != parts:
+            raise RuntimeError(f"the accounting does not add up: {self}")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_listed:,} listed = {self.n_processed:,} processed + {self.n_unchanged:,} unchanged"
+            f" + {self.n_skipped:,} skipped + {self.n_quarantined:,} quarantined"
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a job: begun when made, visible in the table when finished."""
+
+    job: str
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "run_id", new_run_id(self.job, self.started_at))
+
+    run_id: str = field(init=False)
+
+    def finish(
+        self,
+        warehouse: Warehouse,
+        counts: Counts,
+        *,
+        status: str = "done",
+        recipe_id: str | None = None,
+        model_id: str | None = None,
+    ) -> None:
+        """Write the row of this run."""
+        row = {
+            "run_id": self.run_id,
+            "job": self.job,
+            "status": status,
+            "started_at": self.started_at,
+            "finished_at": datetime.now(UTC),
+            **asdict(counts),
+            "recipe_id": recipe_id,
+            "model_id": model_id,
+            "medspark_version": medspark.__version__,
+            "spark_version": pyspark.__version__,
+        }
+        warehouse.append_row("runs", row, arrow(RUNS))

@@ -1,0 +1,47 @@
+"""A broadcast model over the features table."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from medspark.bundle import Bundle
+from medspark.spark import tables
+
+_IDENTITY = ["path", "frame", "content_sha256", "recipe_id"]
+
+
+def score(features: DataFrame, model: Bundle) -> DataFrame:
+    """Return a row for each frame: the most probable class, and the probability of each in the order of ``classes``.
+
+    Raises ContractError if the table lacks a feature of the model.
+    """
+    names = list(model.feature_names)
+    tables.require(features, [*_IDENTITY, *names], "the features table")
+    shared = features.sparkSession.sparkContext.broadcast(model.model)
+    classes = np.array(model.classes)
+    model_id = model.model_id
+    schema = tables.arrow(tables.PREDICTIONS)
+
+    def predict(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            X = np.column_stack([batch.column(name).to_numpy() for name in names])
+            probability = shared.value.predict_proba(X)
+            offsets = np.arange(0, probability.size + 1, len(classes), dtype=np.int32)
+            columns = [
+                *(batch.column(name) for name in _IDENTITY),
+                pa.array([model_id] * len(X), pa.string()),
+                pa.array(classes[probability.argmax(axis=1)], pa.string()),
+                pa.ListArray.from_arrays(offsets, probability.ravel()).cast(schema.field("probability").type),
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    return features.select(*_IDENTITY, *names).mapInArrow(predict, tables.PREDICTIONS)
+
+
+def unscored(features: DataFrame, predictions: DataFrame, model_id: str) -> DataFrame:
+    """Keep the frames that this model has not scored yet."""
+    done = predictions.where(F.col("model_id") == model_id).select("path", "frame", "content_sha256")
+    return features.join(done, done.columns, "left_anti")

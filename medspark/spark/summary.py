@@ -1,0 +1,148 @@
+"""What a report shows, gathered from the tables of a warehouse."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyspark
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+import medspark
+from medspark.bundle import Bundle
+from medspark.config import Config
+from medspark.recipe import Recipe
+from medspark.report import (
+    Accounting,
+    ClassCount,
+    Evaluation,
+    Feature,
+    Histogram,
+    Predictions,
+    Report,
+    RocCurve,
+)
+from medspark.spark import plan, tables
+from medspark.spark.preview import contact_sheet
+from medspark.warehouse import Warehouse
+
+_SHOWN = 12  # features with a picture of their distribution
+_BINS = 24
+
+
+def summarise(
+    spark: SparkSession, warehouse: Warehouse, config: Config, model: Bundle | None, *, run_id: str, now: datetime
+) -> Report:
+    """Return the report of a warehouse under one recipe, and of a model if there is one."""
+    recipe = config.recipe_object
+    is_mine = F.col("recipe_id") == recipe.recipe_id
+    images = tables.read(spark, warehouse, "images", tables.IMAGES)
+    features = tables.read(spark, warehouse, "features", tables.features(recipe.feature_names)).where(is_mine)
+    quarantine = tables.read(spark, warehouse, "quarantine", tables.QUARANTINE).where(is_mine)
+    predictions = tables.read(spark, warehouse, "predictions", tables.PREDICTIONS)
+    return Report(
+        run_id=run_id,
+        created_at=now,
+        medspark_version=medspark.__version__,
+        spark_version=pyspark.__version__,
+        warehouse=warehouse.uri,
+        recipe_id=recipe.recipe_id,
+        recipe=[op.to_dict() for op in (*recipe.steps, *recipe.features)],
+        accounting=_accounting(images, features, quarantine),
+        model_id=model.model_id if model else None,
+        class_balance=_balance(model) if model else (),
+        contact_sheet=contact_sheet(features, recipe, n=config.report.contact_sheet, limits=config.limits),
+        features=_distributions(spark, features, recipe, model),
+        evaluation=_evaluation(model) if model else None,
+        predictions=_predictions(predictions.where(F.col("model_id") == model.model_id)) if model else None,
+    )
+
+
+def _accounting(images: DataFrame, features: DataFrame, quarantine: DataFrame) -> Accounting:
+    counts = plan.count(images)
+    return Accounting(
+        n_listed=counts.n_listed,
+        n_processed=counts.n_processed,
+        n_unchanged=counts.n_unchanged,
+        n_skipped=counts.n_skipped,
+        n_quarantined=counts.n_quarantined,
+        n_frames=features.count(),
+        by_format=_count_by(images, "format"),
+        by_modality=_count_by(images.where("format = 'dicom'"), "modality"),
+        skipped=_count_by(images.where("status = 'skipped'"), "reason"),
+        quarantined=_count_by(quarantine, "reason"),
+    )
+
+
+def _count_by(table: DataFrame, column: str) -> dict[Any, int]:
+    rows = table.groupBy(column).count().orderBy(F.desc("count"), column).collect()
+    return {row[column]: row["count"] for row in rows}
+
+
+def _balance(model: Bundle) -> Sequence[ClassCount]:
+    rows = model.split_table.group_by(["label", "side"]).aggregate([("path", "count"), ("patient_id", "count_distinct")])
+    ordered = rows.sort_by([("label", "ascending"), ("side", "descending")]).to_pylist()
+    return [
+        ClassCount(row["label"], row["side"], row["path_count"], row["patient_id_count_distinct"] or None)
+        for row in ordered
+    ]
+
+
+def _distributions(spark: SparkSession, features: DataFrame, recipe: Recipe, model: Bundle | None) -> Sequence[Feature]:
+    """Return histograms of the most important features, by class where the labels are known."""
+    importance = _importances(model) if model else {}
+    names = sorted(recipe.feature_names, key=lambda name: -importance.get(name, 0))[:_SHOWN]
+    if model:
+        labels = spark.createDataFrame(model.split_table.select(["path", "frame", "label"]))
+        features = features.join(labels, ["path", "frame"])
+    else:
+        features = features.withColumn("label", F.lit("all"))
+    bounds = features.agg(
+        *(F.min(name).alias(f"{name}_low") for name in names), *(F.max(name).alias(f"{name}_high") for name in names)
+    ).head()
+    if bounds is None or bounds[0] is None:
+        return []
+    ranges = {name: (bounds[f"{name}_low"], bounds[f"{name}_high"]) for name in names}
+    histograms = _histograms(features, ranges)
+    return [Feature(name, histograms[name], importance.get(name)) for name in names]
+
+
+def _importances(model: Bundle) -> dict[str, float]:
+    values = getattr(model.model, "feature_importances", None)  # not every kind of model has them
+    return {} if values is None else dict(zip(model.feature_names, values.tolist(), strict=True))
+
+
+def _histograms(table: DataFrame, ranges: Mapping[str, tuple[float, float]]) -> dict[str, Histogram]:
+    """Count the values of several columns between their bounds, by ``label``, in one pass."""
+    widths = {name: (high - low) / _BINS or 1.0 for name, (low, high) in ranges.items()}
+    places = [
+        F.least(F.floor((F.col(name) - ranges[name][0]) / width), F.lit(_BINS - 1)).cast("int")
+        for name, width in widths.items()
+    ]
+    counts: dict[str, dict[str, Any]] = {name: {} for name in ranges}
+    found = table.select("label", F.posexplode(F.array(*places)).alias("column", "place")).groupBy(
+        "label", "column", "place"
+    )
+    for row in found.count().orderBy("label").collect():
+        by_label = counts[list(ranges)[row["column"]]]
+        by_label.setdefault(row["label"], np.zeros(_BINS, int))[row["place"]] = row["count"]
+    return {
+        name: Histogram(low + widths[name] * np.arange(_BINS + 1), counts[name]) for name, (low, _) in ranges.items()
+    }
+
+
+def _evaluation(model: Bundle) -> Evaluation:
+    metrics = model.manifest["metrics"]
+    curves = [RocCurve(label, curve["fpr"], curve["tpr"], curve["auc"]) for label, curve in metrics["roc"].items()]
+    names = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "n")
+    numbers = {name: float("nan") if metrics[name] is None else metrics[name] for name in names}
+    return Evaluation(model.classes, metrics["confusion"], curves, numbers)
+
+
+def _predictions(predictions: DataFrame) -> Predictions | None:
+    counts = _count_by(predictions, "prediction")
+    if not counts:
+        return None
+    table = predictions.select(F.array_max("probability").alias("top"), F.lit("all").alias("label"))
+    return Predictions(counts, _histograms(table, {"top": (0.0, 1.0)})["top"])

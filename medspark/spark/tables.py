@@ -1,0 +1,136 @@
+"""The data contracts: one StructType a table, and how tables are read and written."""
+
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+from pyspark.sql.types import (
+    ArrayType,
+    DoubleType,
+    IntegerType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+from medspark.errors import ContractError
+from medspark.warehouse import Warehouse
+
+_TEXT, _INT, _LONG, _DOUBLE, _TIME = StringType(), IntegerType(), LongType(), DoubleType(), TimestampType()
+
+
+def _struct(**types: StringType | IntegerType | LongType | DoubleType | TimestampType | ArrayType) -> StructType:
+    return StructType([StructField(name, kind) for name, kind in types.items()])
+
+
+LISTING = _struct(
+    path=_TEXT, size_bytes=_LONG, modified_at=_TIME, status=_TEXT, reason=_TEXT, input=_TEXT, relative_path=_TEXT
+)
+
+HEADER = _struct(
+    format=_TEXT, modality=_TEXT, manufacturer=_TEXT, transfer_syntax_uid=_TEXT, sop_class_uid=_TEXT, rows=_INT, columns=_INT,
+    n_frames=_INT, bits_stored=_INT, photometric_interpretation=_TEXT, patient_id=_TEXT, study_uid=_TEXT, series_uid=_TEXT,
+)  # fmt: skip
+
+IMAGES = StructType(
+    [
+        *LISTING.fields[:3],
+        HEADER["format"],
+        *LISTING.fields[3:],
+        *[field for field in HEADER.fields if field.name != "format"],
+    ]
+)
+
+_IDENTITY = _struct(path=_TEXT, frame=_INT, content_sha256=_TEXT, recipe_id=_TEXT)
+
+FACTS = _struct(
+    patient_id=_TEXT, study_uid=_TEXT, series_uid=_TEXT, modality=_TEXT, rows=_INT, columns=_INT,
+    row_spacing_mm=_DOUBLE, column_spacing_mm=_DOUBLE,
+)  # fmt: skip
+
+_SOURCE = _struct(size_bytes=_LONG, modified_at=_TIME)
+
+_FAILURE = _struct(failed_stage=_TEXT, reason=_TEXT, error=_TEXT)
+
+QUARANTINE = StructType([*_IDENTITY.fields, *_FAILURE.fields, *_SOURCE.fields])
+
+PREDICTIONS = StructType(
+    [*_IDENTITY.fields, *_struct(model_id=_TEXT, prediction=_TEXT, probability=ArrayType(_DOUBLE)).fields]
+)
+
+RUNS = _struct(
+    run_id=_TEXT, job=_TEXT, status=_TEXT, started_at=_TIME, finished_at=_TIME,
+    n_listed=_LONG, n_processed=_LONG, n_unchanged=_LONG, n_skipped=_LONG, n_quarantined=_LONG,
+    recipe_id=_TEXT, model_id=_TEXT, medspark_version=_TEXT, spark_version=_TEXT,
+)  # fmt: skip
+
+
+def features(names: Sequence[str]) -> StructType:
+    """Return the contract of the features table: who, what, then one column for each feature."""
+    values = [StructField(name, _DOUBLE) for name in names]
+    return StructType([*_IDENTITY.fields, *FACTS.fields, *_SOURCE.fields, *values])
+
+
+def outcomes(names: Sequence[str]) -> StructType:
+    """Return what ``extract_features`` gives: a row a frame, with features or with what failed."""
+    return StructType([*features(names).fields, *_FAILURE.fields])
+
+
+def arrow(schema: StructType) -> pa.Schema:
+    """Return a contract in the types of Arrow; times are UTC."""
+    return to_arrow_schema(schema, timezone="UTC")
+
+
+def require(table: DataFrame, columns: Collection[str], what: str) -> DataFrame:
+    """Return the table, or raise ContractError that names the columns it lacks."""
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise ContractError(f"{what} lacks {', '.join(missing)}; it has {', '.join(table.columns)}")
+    return table
+
+
+def read(spark: SparkSession, warehouse: Warehouse, name: str, schema: StructType) -> DataFrame:
+    """Return a table as of its last commit; without rows before its first one."""
+    files = warehouse.files(name)
+    return spark.read.schema(schema).parquet(*files) if files else spark.createDataFrame([], schema)
+
+
+def stage(table: DataFrame, warehouse: Warehouse, name: str, run_id: str) -> None:
+    """Write the rows where nobody looks yet."""
+    table.write.option("compression", "zstd").parquet(warehouse.path(name, run_id))
+
+
+def publish(
+    warehouse: Warehouse, name: str, schema: StructType, run_id: str, *, replaced: Collection[str] | Literal["all"] = ()
+) -> None:
+    """Commit what was staged under this run."""
+    warehouse.publish(name, arrow(schema), run_id, replaced=replaced)
+
+
+def replace(rows: DataFrame, obsolete: DataFrame, warehouse: Warehouse, name: str, run_id: str) -> None:
+    """Put rows in the place of the obsolete ones, in one commit.
+
+    ``obsolete`` has some key columns of the table. Files that hold an obsolete row are written anew without it.
+    """
+    touched = _files_with(obsolete, warehouse, name)
+    if touched:
+        whole = from_arrow_schema(warehouse.schema(name))
+        kept = rows.sparkSession.read.schema(whole).parquet(*touched).join(obsolete, obsolete.columns, "left_anti")
+        rows = rows.unionByName(kept, allowMissingColumns=True)
+    stage(rows, warehouse, name, run_id)
+    publish(warehouse, name, rows.schema, run_id, replaced=touched)
+
+
+def _files_with(obsolete: DataFrame, warehouse: Warehouse, name: str) -> list[str]:
+    files = warehouse.files(name)
+    if not files:
+        return []
+    keys = obsolete.sparkSession.read.parquet(*files).select(*obsolete.columns, F.input_file_name().alias("_file"))
+    found = keys.join(obsolete, obsolete.columns, "left_semi").select("_file").distinct().collect()
+    parts = {tuple(row["_file"].split("/")[-2:]) for row in found}  # Spark gives a URI, encoded where we need not care
+    return [path for path in files if tuple(path.split("/")[-2:]) in parts]

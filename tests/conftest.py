@@ -1,0 +1,44 @@
+"""One Spark session for the whole run, and the shared data where there is some."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+# Before anything starts Spark: executors must run this Python, on a Java that was found the way the jobs find it.
+os.environ["PYSPARK_PYTHON"] = sys.executable
+os.environ["MEDSPARK_KEY"] = "a key for tests, not for patients"
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+SHARED = Path(os.environ.get("MEDSPARK_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def pytest_configure(config):
+    from medspark.java import ensure_java
+
+    ensure_java()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "spark_session" in getattr(item, "fixturenames", ()):
+            item.add_marker("spark")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real images to test on. Not part of the project: without them such tests are skipped, but never in CI."""
+    if not SHARED.is_dir():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI needs the shared test data, and {SHARED} is not there (MEDSPARK_TEST_DATA)")
+        pytest.skip(f"no shared test data in {SHARED} (set MEDSPARK_TEST_DATA)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def spark(spark_session):
+    spark_session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+    spark_session.sparkContext.setLogLevel("ERROR")
+    return spark_session
