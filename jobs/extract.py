@@ -51,6 +51,7 @@ def run(spark: SparkSession, config: Config) -> int:
     tables.replace(bad, obsolete, warehouse, "quarantine", this.run_id)
     tables.stage(plan.settled(planned, outcomes), warehouse, "images", this.run_id)
     tables.publish(warehouse, "images", tables.IMAGES, this.run_id, replaced="all")
+    warehouse.discard("_outcomes", this.run_id)
 
     counts = plan.count(tables.read(spark, warehouse, "images", tables.IMAGES))
     this.finish(warehouse, counts, recipe_id=recipe.recipe_id)

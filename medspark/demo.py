@@ -30,7 +30,7 @@ def main() -> int:
         index.run(spark, config)
         rest = replace(config, input=())  # indexed already
         for job in (extract, train, score, report):
-            if code := job.run(spark, rest):
+            if code := int(job.run(spark, rest)):
                 return code
         wrong = list(differences(spark, Warehouse.at(config.warehouse), inventory))
     finally:

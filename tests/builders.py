@@ -23,7 +23,9 @@ def make_png(pixels=None):
 
 
 def make_jpeg(pixels=None, quality=95):
-    return cv2.imencode(".jpg", make_pixels() if pixels is None else pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    return cv2.imencode(".jpg", make_pixels() if pixels is None else pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[
+        1
+    ].tobytes()
 
 
 def make_dicom(pixels=None, syntax=ExplicitVRLittleEndian, preamble=True, **attributes):
@@ -62,5 +64,11 @@ def make_dicom(pixels=None, syntax=ExplicitVRLittleEndian, preamble=True, **attr
     if "PixelData" in dataset:
         dataset["PixelData"].VR = "OW"
     file = io.BytesIO()
-    pydicom.dcmwrite(file, dataset, enforce_file_format=preamble, implicit_vr=None if preamble else False, little_endian=None if preamble else True)
+    pydicom.dcmwrite(
+        file,
+        dataset,
+        enforce_file_format=preamble,
+        implicit_vr=None if preamble else False,
+        little_endian=None if preamble else True,
+    )
     return file.getvalue()

@@ -15,7 +15,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 SHARED = Path(os.environ.get("MEDSPARK_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-def pytest_configure(config):
+def pytest_configure():
     from medspark.java import ensure_java
 
     ensure_java()

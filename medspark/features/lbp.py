@@ -6,13 +6,12 @@ serves every sample and every centre row that needs it from a ring of ``2 * reac
 """
 
 import math
-from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from medspark.compiled import compiled
 from medspark.errors import StepError, did_you_mean
 from medspark.features.first_order import require_grayscale
 from medspark.frame import Image
@@ -24,8 +23,6 @@ DEFAULT, ROR, UNIFORM, _, _ = range(len(METHODS))  # the kernel knows them by nu
 MAX_POINTS = {"default": 31, "ror": 31, "uniform": 63, "nri_uniform": 63, "var": 63}  # bits of an int32, of an int64
 MAX_RADIUS = 100  # pixels; the ring of rows grows with it
 MAX_COLUMNS = 256
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def lbp(image: Image, *, points: int = 8, radius: float = 1, method: str = "uniform") -> dict[str, float]:
@@ -154,15 +151,7 @@ def _summary(variances: Image) -> dict[str, float]:
     return {"mean": float(known.mean()), "std": float(known.std()), "p10": p10, "p50": p50, "p90": p90}
 
 
-def _jit(function: F) -> F:
-    # Without fastmath, which would allow FMA and so change how ties between equal grey levels are decided.
-    try:
-        return cast("F", numba.njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # no directory can be written, as in a read-only container: compiled once a process
-        return cast("F", numba.njit(nogil=True)(function))
-
-
-@_jit
+@compiled
 def _encode(image: Image, circle: _Circle, method: int, codes: Image) -> None:
     rows, columns = image.shape
     points = len(circle.down)
@@ -178,7 +167,7 @@ def _encode(image: Image, circle: _Circle, method: int, codes: Image) -> None:
             _name(patterns, points, method, codes[row])
 
 
-@_jit
+@compiled
 def _vary(image: Image, circle: _Circle, variances: Image) -> None:
     rows, columns = image.shape
     points = len(circle.down)
@@ -201,7 +190,7 @@ def _vary(image: Image, circle: _Circle, variances: Image) -> None:
                 variances[row, column] = variance if variance != 0 else np.nan
 
 
-@_jit
+@compiled
 def _ring(columns: int, circle: _Circle) -> tuple[Image, Image]:
     planes = len(circle.between)
     ring = np.zeros((planes + 1, 2 * circle.reach + 1, columns + 2 * circle.reach))
@@ -214,7 +203,7 @@ def _ring(columns: int, circle: _Circle) -> tuple[Image, Image]:
     return ring, weights
 
 
-@_jit
+@compiled
 def _enter(image: Image, row: int, circle: _Circle, weights: Image, ring: Image) -> None:
     """Put a row of the image, and its values between columns, in the place of the row that leaves the ring."""
     rows, columns = image.shape
@@ -234,13 +223,13 @@ def _enter(image: Image, row: int, circle: _Circle, weights: Image, ring: Image)
             out[column] = (1 - weight[column]) * left[column] + weight[column] * right[column]
 
 
-@_jit
+@compiled
 def _centre(ring: Image, row: int) -> Image:
     reach = ring.shape[1] // 2
     return ring[0, row % ring.shape[1], reach : ring.shape[2] - reach]
 
 
-@_jit
+@compiled
 def _sample(ring: Image, row: int, circle: _Circle, i: int) -> tuple[Image, Image, float, int]:
     """Return the lines above and below sample i of a row of centres, the weight of the one below, and its bit."""
     position = row + circle.down[i]
@@ -253,7 +242,7 @@ def _sample(ring: Image, row: int, circle: _Circle, i: int) -> tuple[Image, Imag
     return above, below, position - top, 1 << i
 
 
-@_jit
+@compiled
 def _compare(
     first: tuple[Image, Image, float, int], second: tuple[Image, Image, float, int], centre: Image, patterns: Image
 ) -> None:
@@ -266,7 +255,7 @@ def _compare(
         patterns[column] |= found | (bit_2 if value_2 >= centre[column] else 0)
 
 
-@_jit
+@compiled
 def _name(patterns: Image, points: int, method: int, codes: Image) -> None:
     """Write the code of each pattern; bit i of a pattern says that sample i is not darker than the centre."""
     steps = (1 << (points - 1)) - 1  # P - 1 transitions: the last sample is not compared with the first
@@ -284,7 +273,7 @@ def _name(patterns: Image, points: int, method: int, codes: Image) -> None:
                 codes[column] = _turned(pattern, points) if is_uniform else points * (points - 1) + 2
 
 
-@_jit
+@compiled
 def _ones(pattern: int) -> int:
     # Unsigned and ending in a product, the form that LLVM knows as a population count.
     pairs = np.uint64(pattern) - ((np.uint64(pattern) >> np.uint64(1)) & np.uint64(0x5555555555555555))
@@ -293,7 +282,7 @@ def _ones(pattern: int) -> int:
     return int(np.int64((bytes_ * np.uint64(0x0101010101010101)) >> np.uint64(56)))
 
 
-@_jit
+@compiled
 def _least_rotation(pattern: int, points: int) -> int:
     least = pattern
     for _ in range(points - 1):
@@ -302,7 +291,7 @@ def _least_rotation(pattern: int, points: int) -> int:
     return least
 
 
-@_jit
+@compiled
 def _turned(pattern: int, points: int) -> int:
     """Return the code of a uniform pattern: its ones, and how far they are turned from the start."""
     ones = _ones(pattern)
@@ -315,7 +304,7 @@ def _turned(pattern: int, points: int) -> int:
     return 1 + (ones - 1) * points + turn
 
 
-@_jit
+@compiled
 def _count(codes: Image, bins: int) -> Image:
     counts = np.zeros((4, bins), np.int64)  # four, or a flat background would wait for its own last increment
     for row in range(codes.shape[0]):

@@ -37,8 +37,8 @@ def glcm(image: Image, *, levels: int = 32, distance: int = 1) -> dict[str, floa
         raise StepError(f"glcm: distance must be 1 pixel or more, got {distance}")
     require_grayscale(image, "glcm")
     binned = _into_levels(image, levels)
-    matrices = graycomatrix(binned, [distance], _ANGLES, levels, symmetric=True, normed=True)  # type: ignore[no-untyped-call]
-    found = {name.lower(): graycoprops(matrices, name).mean() for name in _PROPERTIES}  # type: ignore[no-untyped-call]
+    matrices = graycomatrix(binned, [distance], _ANGLES, levels, symmetric=True, normed=True)
+    found = {name.lower(): graycoprops(matrices, name).mean() for name in _PROPERTIES}
     return {f"glcm_{name}": float(value) for name, value in found.items()}
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from medspark.compiled import compiled
 from medspark.errors import ConfigError, ContractError
 
 Array = npt.NDArray[Any]
@@ -283,7 +283,7 @@ def _normalised(importances: Array) -> npt.NDArray[np.float64]:
     return np.divide(importances, total if total > 0 else 1.0)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _add_leaves(X: Array, layout: _Layout, total: Array) -> None:
     position = np.empty(BLOCK, np.int32)
     for start in range(0, X.shape[0], BLOCK):

@@ -45,7 +45,7 @@ def _make(home: Path) -> None:
     )
     home.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open(os.open(home, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(os.open(home, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
     except FileExistsError:  # another process was quicker
         pass

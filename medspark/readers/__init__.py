@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from medspark.errors import EmptyFileError, NotAnImageError, UnsupportedFormatError
 from medspark.files import read_bytes, show_path
@@ -10,7 +11,18 @@ from medspark.frame import DEFAULT_LIMITS, Frame, Limits
 from medspark.readers import dicom, raster
 from medspark.readers.formats import HEAD_BYTES, sniff
 
-READERS = (dicom, raster)
+
+class Reader(Protocol):
+    """What a module for a format offers."""
+
+    def can_read(self, content: bytes) -> bool:
+        """Tell whether the content is of this format."""
+
+    def frames(self, content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Frame]:
+        """Yield the frames, or raise a subclass of ImageError."""
+
+
+READERS: tuple[Reader, ...] = (dicom, raster)
 
 
 def read_frames(content: bytes, *, limits: Limits = DEFAULT_LIMITS, raw: bool = False) -> Iterator[Frame]:

@@ -213,7 +213,8 @@ def _modality(stored: Image, dataset: Dataset, number: int) -> Image:
     """Apply the modality LUT or the rescale of this frame (PS3.3 C.11.1)."""
     source = _group(dataset, number, "PixelValueTransformationSequence")
     if "ModalityLUTSequence" in source:
-        return apply_modality_lut(stored, source)
+        values: Image = apply_modality_lut(stored, source)
+        return values
     slope, intercept = _number(source, "RescaleSlope"), _number(source, "RescaleIntercept")
     if slope is None or intercept is None or (slope, intercept) == (1, 0):
         return stored
@@ -247,7 +248,8 @@ def _group(dataset: Dataset, number: int, sequence: str) -> Dataset:
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
     for item in (*per_frame[number : number + 1], *shared[:1]):
         if item.get(sequence):
-            return item[sequence][0]
+            group: Dataset = item[sequence][0]
+            return group
     return dataset
 
 

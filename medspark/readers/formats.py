@@ -27,7 +27,7 @@ _FIRST_VRS = (b"UL", b"OB", b"CS", b"UI", b"DA", b"SH")
 _STRAY_BYTES = 2
 
 
-def sniff(head: bytes) -> str:
+def sniff(head: bytes) -> str:  # noqa: PLR0911 - a list of rules, one a line
     """Return the format that the first bytes of a file tell, or ``unknown``."""
     if head[128:132] == b"DICM":
         return "dicom"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 from pyspark.sql import Column
-from pyspark.sql.functions import pandas_udf
+from pyspark.sql.pandas.functions import pandas_udf as _pandas_udf
 from pyspark.sql.types import BinaryType, DoubleType, StructField, StructType
 
 from medspark.errors import did_you_mean
@@ -27,6 +27,8 @@ from medspark.steps import STEPS
 __all__ = sorted([*STEPS, *FEATURES])  # noqa: PLE0605 - the catalogue is the list
 
 UDF = Callable[..., Column]
+
+pandas_udf: Callable[..., UDF] = _pandas_udf  # its overloads speak of pandas types that mypy cannot match
 
 
 def __getattr__(name: str) -> UDF:
@@ -48,7 +50,7 @@ def _step(name: str) -> UDF:
         def apply(contents: pd.Series) -> pd.Series:
             return contents.map(lambda content: _try(encode, bound, content))
 
-        return pandas_udf(apply, BinaryType())(column)  # type: ignore[call-overload, no-any-return]
+        return pandas_udf(apply, BinaryType())(column)
 
     return _named(call, name, STEPS[name])
 
@@ -63,7 +65,7 @@ def _feature(name: str) -> UDF:
             rows = [_try(dict, bound, content) or dict.fromkeys(columns) for content in contents]
             return pd.DataFrame(rows, columns=list(columns), dtype=float)
 
-        return pandas_udf(apply, StructType([StructField(field, DoubleType()) for field in columns]))(column)  # type: ignore[call-overload, no-any-return]
+        return pandas_udf(apply, StructType([StructField(field, DoubleType()) for field in columns]))(column)
 
     return _named(call, name, FEATURES[name])
 

@@ -110,7 +110,7 @@ def _with_headers(batch: pa.RecordBatch, key: bytes) -> pa.RecordBatch:
     rows = batch.to_pylist()
     for row in rows:
         if row["status"] == "listed" and row["format"] is None:
-            row |= _header(row["path"], key)
+            row.update(_header(row["path"], key))
     return pa.RecordBatch.from_pylist(rows, arrow(IMAGES))
 
 

@@ -52,11 +52,7 @@ def settled(planned: DataFrame, outcomes: DataFrame) -> DataFrame:
         F.col("status")
     )
     reason = F.when(is_done, F.col("_reason")).otherwise(F.col("reason"))
-    return (
-        planned.join(fate, "path", "left")
-        .withColumns({"status": status, "reason": reason})
-        .select(*IMAGES.names)
-    )
+    return planned.join(fate, "path", "left").withColumns({"status": status, "reason": reason}).select(*IMAGES.names)
 
 
 def count(images: DataFrame) -> Counts:

@@ -81,7 +81,9 @@ def _count_by(table: DataFrame, column: str) -> dict[Any, int]:
 
 
 def _balance(model: Bundle) -> Sequence[ClassCount]:
-    rows = model.split_table.group_by(["label", "side"]).aggregate([("path", "count"), ("patient_id", "count_distinct")])
+    rows = model.split_table.group_by(["label", "side"]).aggregate(
+        [("path", "count"), ("patient_id", "count_distinct")]
+    )
     ordered = rows.sort_by([("label", "ascending"), ("side", "descending")]).to_pylist()
     return [
         ClassCount(row["label"], row["side"], row["path_count"], row["patient_id_count_distinct"] or None)

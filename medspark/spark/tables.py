@@ -33,18 +33,12 @@ LISTING = _struct(
 )
 
 HEADER = _struct(
-    format=_TEXT, modality=_TEXT, manufacturer=_TEXT, transfer_syntax_uid=_TEXT, sop_class_uid=_TEXT, rows=_INT, columns=_INT,
-    n_frames=_INT, bits_stored=_INT, photometric_interpretation=_TEXT, patient_id=_TEXT, study_uid=_TEXT, series_uid=_TEXT,
+    format=_TEXT, modality=_TEXT, manufacturer=_TEXT, transfer_syntax_uid=_TEXT, sop_class_uid=_TEXT,
+    rows=_INT, columns=_INT, n_frames=_INT, bits_stored=_INT, photometric_interpretation=_TEXT,
+    patient_id=_TEXT, study_uid=_TEXT, series_uid=_TEXT,
 )  # fmt: skip
 
-IMAGES = StructType(
-    [
-        *LISTING.fields[:3],
-        HEADER["format"],
-        *LISTING.fields[3:],
-        *[field for field in HEADER.fields if field.name != "format"],
-    ]
-)
+IMAGES = StructType([*LISTING.fields[:3], HEADER["format"], *LISTING.fields[3:], *HEADER.fields[1:]])
 
 _IDENTITY = _struct(path=_TEXT, frame=_INT, content_sha256=_TEXT, recipe_id=_TEXT)
 
@@ -97,7 +91,8 @@ def require(table: DataFrame, columns: Collection[str], what: str) -> DataFrame:
 def read(spark: SparkSession, warehouse: Warehouse, name: str, schema: StructType) -> DataFrame:
     """Return a table as of its last commit; without rows before its first one."""
     files = warehouse.files(name)
-    return spark.read.schema(schema).parquet(*files) if files else spark.createDataFrame([], schema)
+    # An empty Arrow table stays in the JVM; an empty list would start a Python worker wherever the table is used.
+    return spark.read.schema(schema).parquet(*files) if files else spark.createDataFrame(arrow(schema).empty_table())
 
 
 def stage(table: DataFrame, warehouse: Warehouse, name: str, run_id: str) -> None:

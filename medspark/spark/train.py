@@ -30,8 +30,10 @@ class TrainingData:
     @property
     def is_train(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which rows are learned from."""
-        sides = np.asarray(self.rows["side"].to_pylist(), dtype=str)
-        return sides == "train"
+        is_train: np.ndarray[Any, np.dtype[np.bool_]] = np.array(
+            [side == "train" for side in self.rows["side"].to_pylist()]
+        )
+        return is_train
 
     @property
     def labels(self) -> np.ndarray[Any, np.dtype[np.str_]]:
@@ -78,9 +80,7 @@ def train_forest(spark: SparkSession, data: TrainingData, *, trees: int, depth: 
         first, following = first_and_next
         return train_trees(X, y, first=first, count=following - first, trees=trees, depth=depth, seed=seed)
 
-    shares = (
-        spark.sparkContext.parallelize(list(pairwise(bounds)), n_tasks).map(grow).collect()
-    )
+    shares = spark.sparkContext.parallelize(list(pairwise(bounds)), n_tasks).map(grow).collect()
     shared.destroy()
     return Forest(Trees.join(shares), classes, data.X.shape[1])
 

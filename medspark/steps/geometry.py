@@ -20,7 +20,7 @@ def resize(image: Image, *, rows: int, columns: int) -> Image:
         raise StepError(f"resize: rows and columns must be at least 1, got {rows} and {columns}")
     from skimage import transform  # slow to import
 
-    return _as_before(transform.resize(image, (rows, columns), preserve_range=True), image.dtype)  # type: ignore[no-untyped-call]
+    return _as_before(transform.resize(image, (rows, columns), preserve_range=True), image.dtype)
 
 
 def rotate(image: Image, *, degrees: float) -> Image:
@@ -34,7 +34,7 @@ def rotate(image: Image, *, degrees: float) -> Image:
     from skimage import transform  # slow to import
 
     writeable = np.require(image, requirements="W")  # scikit-image asks for it, though it does not write
-    return _as_before(transform.rotate(writeable, degrees, preserve_range=True), image.dtype)  # type: ignore[no-untyped-call]
+    return _as_before(transform.rotate(writeable, degrees, preserve_range=True), image.dtype)
 
 
 def flip(image: Image, *, axis: Literal["horizontal", "vertical"] = "horizontal") -> Image:

@@ -57,7 +57,7 @@ def rescale_percentile(image: Image, *, low: float = 1.0, high: float = 99.0) ->
     _require_percentiles("rescale_percentile", low, high)
     _require_finite("rescale_percentile", image)
     limits = tuple(np.percentile(image, (low, high)))
-    return _pointwise(image, lambda values: rescale_intensity(values, in_range=limits))  # type: ignore[no-untyped-call]
+    return _pointwise(image, lambda values: rescale_intensity(values, in_range=limits))
 
 
 def zscore(image: Image) -> Image:

@@ -68,10 +68,10 @@ def watershed_split(image: Image, *, distance: int = 10) -> Image:
     # Their last bit depends on where the arrays lie in memory, but their squares are whole numbers in the same order.
     depth = np.rint(np.square(distances, dtype=np.float64))
     _, objects = cv2.connectedComponents(mask)
-    peaks = peak_local_max(depth, min_distance=distance, exclude_border=False, labels=objects)  # type: ignore[no-untyped-call]
+    peaks = peak_local_max(depth, min_distance=distance, exclude_border=False, labels=objects)
     seeds = np.zeros(mask.shape, np.int32)
     seeds[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    labels = watershed(-depth, seeds, mask=mask, connectivity=2)  # type: ignore[no-untyped-call]
+    labels = watershed(-depth, seeds, mask=mask, connectivity=2)
     return np.ascontiguousarray(labels[1:-1, 1:-1])
 
 
