@@ -87,7 +87,12 @@ class Bound:
 def bind(operation: Op, known: Mapping[str, Function]) -> Bound:
     """Find the function of an operation and check the names of its parameters."""
     function = _find(operation.name, known)
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        raise ConfigError(
+            f"{operation.name}: does not tell its parameters; put a function of yours around it"
+        ) from None
     try:
         signature.bind(None, **operation.params)
     except TypeError:
@@ -122,7 +127,7 @@ def _find(name: str, known: Mapping[str, Function]) -> Function:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a module does when it is imported
         raise ConfigError(
             f"{name}: cannot be imported ({type(error).__name__}); is it on the executors' path?"
         ) from None

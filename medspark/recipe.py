@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 
 import medspark
+from medspark.containers import read_source
 from medspark.errors import ConfigError, CorruptError, ImageError, MedsparkError, StepError
 from medspark.features import FEATURES
-from medspark.files import read_bytes, show_path
+from medspark.files import show_path
 from medspark.frame import DEFAULT_LIMITS, Frame, Image, Limits
 from medspark.ops import Bound, Op, bind
 from medspark.readers import read_frames
@@ -118,7 +119,7 @@ class Recipe:
             return
         path = show_path(os.fsencode(source))
         try:
-            content = read_bytes(path, max_bytes=limits.memory_mb << 20)
+            content = read_source(path, max_bytes=limits.memory_mb << 20)
         except ImageError as error:
             yield failure(None, "read", error)
         else:
@@ -126,6 +127,7 @@ class Recipe:
 
     def run_content(self, content: bytes, *, limits: Limits) -> Iterator[Outcome]:
         """Yield an outcome for each frame of a file's content; this is the one place that catches everything."""
+        names = self.feature_names  # a wrong recipe is no fault of the image
         number: int | None = None
         facts: dict[str, Any] = {}
         try:
@@ -133,11 +135,12 @@ class Recipe:
                 number = frame.number
                 facts = _facts(frame)
                 try:
-                    values = [value for _, value in self._measure(frame)]
+                    measured = dict(self._measure(frame))
+                    _require_names(names, measured)
                 except _PlaneFailedError as failed:
                     yield failure(number, failed.stage, failed.cause, facts)
                 else:
-                    yield Outcome(number, facts, tuple(values))
+                    yield Outcome(number, facts, tuple(measured.values()))
             if number is None:
                 yield failure(None, "decode", CorruptError("the file holds no frame"))
         except Exception as error:  # noqa: BLE001 - a bad image never stops a job
@@ -171,15 +174,13 @@ class Recipe:
         planes = {"image": frame.pixels}
         for step in self._bound_steps:
             planes[step.op.to] = _apply(step, planes, frame)
-            if step.op.to == "image":  # the window was meant for the values of the file
-                frame = replace(frame, window=None, is_inverted=False)
         return planes
 
     def _measure(self, frame: Frame) -> Iterator[tuple[str, float]]:
         planes = self._planes(frame)
         for feature in self._bound_features:
             plane = feature.op.of
-            for name, value in _apply(feature, planes, frame).items():
+            for name, value in _numbers(feature, _apply(feature, planes, frame)).items():
                 full_name = name if plane == "image" else f"{plane}_{name}"
                 if not math.isfinite(value):
                     raise _PlaneFailedError(feature.op.name, StepError(f"{full_name} is {value}"))
@@ -190,10 +191,26 @@ def _apply(bound: Bound, planes: Mapping[str, Image], frame: Frame) -> Any:
     if bound.op.of not in planes:
         missing = StepError(f"no step before it writes the plane {bound.op.of!r}; there are: {', '.join(planes)}")
         raise _PlaneFailedError(bound.op.name, missing)
+    image = planes[bound.op.of]
+    if image is not frame.pixels:  # the window was meant for the values of the file
+        frame = replace(frame, window=None, is_inverted=False)
     try:
-        return bound(planes[bound.op.of], frame)
+        return bound(image, frame)
     except Exception as error:  # noqa: BLE001 - which operation it was is worth more than the type
         raise _PlaneFailedError(bound.op.name, error) from None
+
+
+def _numbers(feature: Bound, found: Any) -> dict[str, float]:
+    """Return what a feature found; one from outside may give something else than it should."""
+    try:
+        return {name: float(value) for name, value in found.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise _PlaneFailedError(feature.op.name, StepError("a feature must return {name: number}")) from None
+
+
+def _require_names(names: tuple[str, ...], measured: Mapping[str, float]) -> None:
+    if tuple(measured) != names:
+        raise _PlaneFailedError("features", StepError("the names are not those of the rehearsal, or in another order"))
 
 
 def _facts(frame: Frame) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from medspark import containers
+from medspark.containers import read_source
 from medspark.errors import EmptyFileError, NotAnImageError, UnsupportedFormatError
-from medspark.files import read_bytes, show_path
+from medspark.files import show_path
 from medspark.frame import DEFAULT_LIMITS, Frame, Limits
 from medspark.readers import dicom, raster
 from medspark.readers.formats import HEAD_BYTES, sniff
@@ -33,6 +35,8 @@ def read_frames(content: bytes, *, limits: Limits = DEFAULT_LIMITS, raw: bool = 
         if reader.can_read(content):
             return reader.frames(content, max_pixels=limits.max_pixels, raw=raw)
     kind = sniff(content[:HEAD_BYTES])
+    if kind in containers.FORMATS:
+        raise containers.why_not(content)
     if kind == "unknown":
         raise NotAnImageError("the content is of no image format")
     raise UnsupportedFormatError(f"no reader for {kind}")
@@ -45,5 +49,5 @@ def read_image(source: str | Path | bytes, *, raw: bool = False) -> list[Frame]:
     columns or rows x columns x samples, neither rescaled nor converted. Raises a subclass of ImageError.
     """
     if not isinstance(source, bytes):
-        source = read_bytes(show_path(os.fsencode(source)), max_bytes=DEFAULT_LIMITS.memory_mb << 20)
+        source = read_source(show_path(os.fsencode(source)), max_bytes=DEFAULT_LIMITS.memory_mb << 20)
     return list(read_frames(source, raw=raw))

@@ -4,7 +4,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -25,6 +25,9 @@ from medspark.errors import (
 )
 from medspark.frame import Frame, Image, Window
 from medspark.readers.formats import HEAD_BYTES, bare_dicom_offset, sniff
+
+DIRECTORY = "1.2.840.10008.1.3.10"
+"""The SOP class of a DICOMDIR: a table of contents, no image."""
 
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _HEADER_KEYWORDS = (
@@ -72,7 +75,7 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
             )
 
 
-def header(file: BinaryIO) -> dict[str, Any]:
+def header(file: IO[bytes]) -> dict[str, Any]:
     """Return the facts of an object by their column names, without reading its pixels; identifiers as in the file."""
     with _quiet():
         try:
@@ -80,12 +83,12 @@ def header(file: BinaryIO) -> dict[str, Any]:
             dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(_HEADER_KEYWORDS))
         except Exception:  # noqa: BLE001 - a header that cannot be read has no facts; extract will say why
             return {}
-        syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+        meta = getattr(dataset, "file_meta", Dataset())
         return {
             "modality": _text(dataset, "Modality"),
             "manufacturer": _text(dataset, "Manufacturer"),
-            "transfer_syntax_uid": str(syntax) if syntax else None,
-            "sop_class_uid": _text(dataset, "SOPClassUID"),
+            "transfer_syntax_uid": _text(meta, "TransferSyntaxUID"),
+            "sop_class_uid": _text(dataset, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID"),
             "rows": _whole(dataset, "Rows"),
             "columns": _whole(dataset, "Columns"),
             "n_frames": _whole(dataset, "NumberOfFrames") or 1,
@@ -206,7 +209,8 @@ def _gray(stored: Image, dataset: Dataset, number: int) -> Image:
         return _modality(stored, dataset, number)
     if stored.itemsize <= 2:
         return cv2.cvtColor(np.ascontiguousarray(stored[..., :3]), cv2.COLOR_RGB2GRAY)
-    return stored[..., :3] @ np.array([0.299, 0.587, 0.114])  # OpenCV's weights, for depths that it does not take
+    luma: Image = stored[..., :3] @ np.array([0.299, 0.587, 0.114])  # OpenCV's weights, for depths it does not take
+    return luma
 
 
 def _modality(stored: Image, dataset: Dataset, number: int) -> Image:

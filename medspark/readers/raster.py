@@ -1,9 +1,11 @@
 """PNG, JPEG, TIFF, BMP, GIF, WebP, JPEG 2000 and PNM by OpenCV; Pillow and tifffile read what the header says."""
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -30,56 +32,72 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
     Raises TooLargeError, TruncatedError, CorruptError or UnsupportedFormatError.
     """
     kind = sniff(content[:HEAD_BYTES])
-    n_pages = _check_header(content, kind, max_pixels)
+    header = _check_header(content, kind, max_pixels)
     data = np.frombuffer(content, np.uint8)
     flags = cv2.IMREAD_UNCHANGED if raw else _GRAY
-    if n_pages == 1:
+    if raw and header.is_cmyk:
+        pages = [_cmyk(content, kind)]
+    elif header.n_pages == 1:
         pages = [_decode(data, flags, content, kind)]
     else:
         is_complete, found = cv2.imdecodemulti(data, flags)
-        if not is_complete or len(found) != n_pages:
+        if not is_complete or len(found) != header.n_pages:
             raise _failure(content, kind)
         pages = list(found)
     for number, pixels in enumerate(pages):
-        yield Frame(_as_rgb(pixels) if raw else pixels, number=number)
+        yield Frame(_as_stored(pixels, header) if raw else pixels, number=number, is_inverted=header.is_inverted)
 
 
-def _check_header(content: bytes, kind: str, max_pixels: int) -> int:
-    """Return the number of pages, after a look at the size that costs no decoding."""
+class _Header(NamedTuple):
+    rows: int
+    columns: int
+    n_pages: int = 1
+    is_cmyk: bool = False  # a JPEG for print
+    is_gray_alpha: bool = False
+    is_inverted: bool = False  # a TIFF whose zeros are white; OpenCV turns 8 bits and fewer itself
+
+
+def _check_header(content: bytes, kind: str, max_pixels: int) -> _Header:
+    """Return what the header says, after a look at the size that costs no decoding."""
     try:
-        rows, columns, n_pages = _tiff_header(content) if kind == "tiff" else _header(content)
+        header = _tiff_header(content) if kind == "tiff" else _header(content, kind)
     except Exception:  # noqa: BLE001 - whatever a library says of a broken header, it may quote the file
         raise _failure(content, kind) from None
+    rows, columns = header.rows, header.columns
     if rows * columns >= max_pixels:
         raise TooLargeError(f"{rows} x {columns} pixels, fewer than {max_pixels} are allowed (limits.max_pixels)")
-    return n_pages
+    return header
 
 
-def _header(content: bytes) -> tuple[int, int, int]:
-    with _quiet_pillow(), Pillow.open(io.BytesIO(content)) as header:
+def _header(content: bytes, kind: str) -> _Header:
+    with _quiet(), Pillow.open(io.BytesIO(content)) as header:
         columns, rows = header.size
-        return rows, columns, int(getattr(header, "n_frames", 1)) if header.format == "GIF" else 1
+        n_pages = int(getattr(header, "n_frames", 1)) if kind == "gif" else 1
+        is_gray_alpha = kind == "png" and content[25] == 4  # the colour type in IHDR
+        return _Header(rows, columns, n_pages, header.mode == "CMYK", is_gray_alpha)
 
 
-def _tiff_header(content: bytes) -> tuple[int, int, int]:
+def _tiff_header(content: bytes) -> _Header:
     import tifffile  # only who has TIFF pays for it; Pillow does not know 64-bit floats
 
-    with tifffile.TiffFile(io.BytesIO(content)) as tiff:
+    with _quiet(), tifffile.TiffFile(io.BytesIO(content)) as tiff:
         page = tiff.pages.first
-        return page.imagelength, page.imagewidth, len(tiff.pages)
+        is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and page.bitspersample > 8
+        return _Header(page.imagelength, page.imagewidth, len(tiff.pages), is_inverted=is_inverted)
 
 
 @contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Silence warnings, which quote metadata, and lift a limit on pixels that is lower than ours may be."""
-    limit = Pillow.MAX_IMAGE_PIXELS
-    Pillow.MAX_IMAGE_PIXELS = None
+def _quiet() -> Iterator[None]:
+    """Silence warnings and logs, which quote metadata, and lift a limit on pixels that is lower than ours may be."""
+    limit, log = Pillow.MAX_IMAGE_PIXELS, logging.getLogger("tifffile")
+    was_disabled = log.disabled
+    Pillow.MAX_IMAGE_PIXELS, log.disabled = None, True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        Pillow.MAX_IMAGE_PIXELS = limit
+        Pillow.MAX_IMAGE_PIXELS, log.disabled = limit, was_disabled
 
 
 def _decode(data: Image, flags: int, content: bytes, kind: str) -> Image:
@@ -90,6 +108,14 @@ def _decode(data: Image, flags: int, content: bytes, kind: str) -> Image:
     if pixels is None:
         raise _failure(content, kind)
     return pixels
+
+
+def _cmyk(content: bytes, kind: str) -> Image:
+    try:
+        with _quiet(), Pillow.open(io.BytesIO(content)) as image:
+            return np.asarray(image)
+    except Exception:  # noqa: BLE001 - as for the header
+        raise _failure(content, kind) from None
 
 
 def _failure(content: bytes, kind: str) -> TruncatedError | CorruptError:
@@ -106,13 +132,31 @@ def _is_cut(content: bytes, kind: str) -> bool:
         return content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda") or b"\xff\xda" not in content
     if kind == "bmp":
         return len(content) < int.from_bytes(content[2:6], "little")
-    return False
+    if kind == "webp":
+        return len(content) < 8 + int.from_bytes(content[4:8], "little")
+    if kind == "gif":
+        return not content.endswith(b";")
+    return kind == "tiff" and _is_tiff_cut(content)
 
 
-def _as_rgb(pixels: Image) -> Image:
-    """Return the samples in the order of the file: OpenCV gives blue first."""
-    if pixels.ndim == 2:
+def _is_tiff_cut(content: bytes) -> bool:
+    import tifffile
+
+    try:
+        with _quiet(), tifffile.TiffFile(io.BytesIO(content)) as tiff:
+            page = tiff.pages.first
+            ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
+            return len(content) < max(ends, default=0)
+    except Exception:  # noqa: BLE001 - not even a directory
+        return True
+
+
+def _as_stored(pixels: Image, header: _Header) -> Image:
+    """Return the samples in the order of the file: OpenCV gives blue first, and gray three times beside alpha."""
+    if pixels.ndim == 2 or header.is_cmyk:
         return pixels
+    if header.is_gray_alpha:
+        return pixels[..., [0, 3]]
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
 

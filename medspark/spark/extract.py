@@ -9,8 +9,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from medspark.containers import read_source
 from medspark.errors import ImageError
-from medspark.files import read_bytes
 from medspark.frame import DEFAULT_LIMITS, Limits
 from medspark.privacy.pseudonym import load_key, pseudonym
 from medspark.recipe import Outcome, Recipe, failure
@@ -55,11 +55,15 @@ def split_quarantine(outcomes: DataFrame) -> tuple[DataFrame, DataFrame]:
 
 
 def spread(images: DataFrame) -> DataFrame:
-    """Return the same rows in partitions of bounded bytes, at least two for each core."""
+    """Return the same rows in partitions of bounded bytes, at least two for each core.
+
+    What can only be read from its beginning, the members of a compressed tar, stays together and in order.
+    """
     spark = images.sparkSession
     n_files, n_bytes = size(images)
     wanted = max(2 * spark.sparkContext.defaultParallelism, (n_bytes + n_files * _FILE_BYTES) // _TASK_BYTES)
-    return images.repartition(max(1, min(wanted, n_files)))
+    key = F.regexp_replace("path", r"(?i)(\.t?gz)!/.*", "$1")
+    return images.repartition(max(1, min(wanted, n_files)), key).sortWithinPartitions("path")
 
 
 def size(images: DataFrame) -> tuple[int, int]:
@@ -112,7 +116,7 @@ class _Measure:
     def _file(self, path: str, content: bytes | None) -> tuple[str | None, list[Outcome]]:
         try:
             if content is None:
-                content = read_bytes(path, max_bytes=self.limits.memory_mb << 20)
+                content = read_source(path, max_bytes=self.limits.memory_mb << 20)
         except ImageError as error:
             return None, [failure(None, "read", error)]
         return hashlib.sha256(content).hexdigest(), list(self.recipe.run_content(content, limits=self.limits))

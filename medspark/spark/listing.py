@@ -4,12 +4,13 @@ import glob
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
-from medspark.errors import ConfigError
+from medspark import containers
+from medspark.errors import ConfigError, ImageError
 from medspark.files import Directory, Entry, file_entry, real_path, show_path, subdirectories, walk
 from medspark.privacy.pseudonym import pseudonym
 from medspark.readers import dicom
@@ -73,7 +74,7 @@ def _expand(inputs: tuple[str, ...]) -> tuple[list[Directory], list[tuple[Entry,
 def _fixed_part(pattern: bytes) -> bytes:
     """Return the directory of a glob that is before its first wildcard."""
     parts = pattern.split(b"/")
-    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     return b"/".join(parts[:first]) or b"/"
 
 
@@ -107,21 +108,55 @@ def _verdict(entry: Entry) -> tuple[str, str | None]:
 
 
 def _with_headers(batch: pa.RecordBatch, key: bytes) -> pa.RecordBatch:
-    rows = batch.to_pylist()
-    for row in rows:
-        if row["status"] == "listed" and row["format"] is None:
-            row.update(_header(row["path"], key))
+    rows = [described for row in batch.to_pylist() for described in _described(row, key)]
     return pa.RecordBatch.from_pylist(rows, arrow(IMAGES))
 
 
-def _header(path: str, key: bytes) -> dict[str, Any]:
+def _described(row: dict[str, Any], key: bytes) -> list[dict[str, Any]]:
+    """Return the row with what its content says, or a row for each member if it is an archive."""
+    if row["status"] != "listed" or row["format"] is not None:
+        return [row]
     try:
         # Opening a named pipe would wait for a writer that never comes.
-        with os.fdopen(os.open(real_path(path), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            kind = sniff(file.read(HEAD_BYTES))
-            file.seek(0)
-            facts = dicom.header(file) if kind == "dicom" else {}
+        with os.fdopen(os.open(real_path(row["path"]), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            described = row | _facts(file, key)
+            if described["format"] in containers.FORMATS:
+                file.seek(0)
+                return _members(row, file, key) or [described]
+            return [described]
     except OSError:  # extract will say what is wrong with it
-        return {}
+        return [row]
+
+
+def _members(row: dict[str, Any], file: IO[bytes], key: bytes) -> list[dict[str, Any]]:
+    """Return a row for each member of an archive; none if it cannot be opened, and extract will say why."""
+    rows = []
+    try:
+        archive = containers.Archive.read(file)
+    except ImageError:
+        return []
+    for name in archive.members:
+        is_hidden = any(part.startswith(".") for part in name.split("/") if part not in (".", ".."))
+        status = {"status": "skipped", "reason": "hidden"} if is_hidden else {}
+        here = {field: f"{row[field]}{containers.SEPARATOR}{name}" for field in ("path", "relative_path")}
+        try:
+            with archive.open(name) as member:
+                facts = {} if is_hidden else _facts(member, key)
+        except ImageError:
+            facts = {}
+        rows.append(row | here | {"size_bytes": archive.size(name)} | facts | status)
+    archive.close()
+    return rows
+
+
+def _facts(file: IO[bytes], key: bytes) -> dict[str, Any]:
+    """Return the format of a file's content and, for DICOM, what its header says; identifiers as pseudonyms."""
+    kind = sniff(file.read(HEAD_BYTES))
+    if kind != "dicom":
+        return {"format": kind}
+    file.seek(0)
+    facts = dicom.header(file)
     ids = {name: pseudonym(key, facts.get(name)) for name in ("patient_id", "study_uid", "series_uid")}
-    return {"format": kind, **facts, **ids}
+    is_directory = facts.get("sop_class_uid") == dicom.DIRECTORY
+    status = {"status": "skipped", "reason": "directory_record"} if is_directory else {}
+    return {"format": kind, **facts, **ids, **status}

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from medspark.files import read_bytes
+from medspark.containers import read_source
 from medspark.frame import Limits
 from medspark.ops import Op, bind
 from medspark.readers import read_frames
@@ -44,7 +44,7 @@ def contact_sheet(features: DataFrame, recipe: Recipe, *, n: int, limits: Limits
 
 def _planes(path: str, recipe: Recipe, limits: Limits) -> Iterator[dict[str, Any]]:
     try:
-        frame = next(read_frames(read_bytes(path, max_bytes=limits.memory_mb << 20), limits=limits))
+        frame = next(read_frames(read_source(path, max_bytes=limits.memory_mb << 20), limits=limits))
         planes = {"original": bind(Op("to_uint8"), STEPS)(frame.pixels, frame), **recipe.planes(frame)}
     except Exception:  # noqa: BLE001 - it was measured before; if it cannot be shown now, the sheet has one less
         return
