@@ -32,8 +32,8 @@ def run(spark: SparkSession, config: Config) -> int:
     data = collect(labelled(features, images, config), recipe.feature_names, config.split, config.model.seed)
     if data.n_ungrouped:
         print(
-            f"train: the {config.split.by} of {data.n_ungrouped:,} of {len(data.X):,} frames is not known: each is taken"
-            " for one of its own, and if several show the same patient the numbers below are optimistic",
+            f"train: the {config.split.by} of {data.n_ungrouped:,} of {len(data.X):,} frames is not known: each"
+            " is taken for one of its own, and if several show the same patient the numbers below are optimistic",
             file=sys.stderr,
         )
     if config.dry_run:

@@ -147,8 +147,9 @@ def _is_tiff_cut(content: bytes) -> bool:
             page = tiff.pages.first
             ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
             return len(content) < max(ends, default=0)
-    except Exception:  # noqa: BLE001 - not even a directory
-        return True
+    except Exception:  # noqa: BLE001 - as for the header
+        directory = int.from_bytes(content[4:8], "little" if content.startswith(b"I") else "big")
+        return len(content) <= directory
 
 
 def _as_stored(pixels: Image, header: _Header) -> Image:
