@@ -52,7 +52,7 @@ class Archive:
             file.seek(0)
             tape = tarfile.open(fileobj=file)  # noqa: SIM115 - it stays open with its archive
             members: dict[str, Info] = {_shown(info.name): info for info in tape.getmembers() if info.isfile()}
-            if tape.fileobj is not None and tape.fileobj is not file:  # the only checksum is that of the whole stream
+            if tape.fileobj is not file:  # compressed: the only checksum is that of the whole stream
                 while tape.fileobj.read(1 << 20):
                     pass
             return cls(file, tape, members)

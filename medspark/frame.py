@@ -18,6 +18,15 @@ class Window:
     function: str = "LINEAR"  # or LINEAR_EXACT, SIGMOID
 
 
+@dataclass(frozen=True, eq=False)
+class VoiLut:
+    """How a DICOM object asks to be displayed: a table (PS3.3 C.11.2.1.1)."""
+
+    first: int  # the value that the first entry is for; below it the first, beyond the last the last entry counts
+    table: Image  # one-dimensional, unsigned
+    bits: int  # of an entry
+
+
 @dataclass(frozen=True)
 class Frame:
     """One image of a file.
@@ -29,10 +38,12 @@ class Frame:
     pixels: Image
     number: int = 0
     modality: str | None = None
-    window: Window | None = None
+    window: Window | VoiLut | None = None
     is_inverted: bool = False  # MONOCHROME1: the lowest value is shown white
     spacing_mm: tuple[float, float] | None = None  # between rows, between columns
     identity: Mapping[str, str] = field(default_factory=dict)  # patient_id, study_uid, series_uid as in the file
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what else the features table says, by its columns
+    flags: tuple[str, ...] = ()  # what a careful reader should know: see docs/tables.md
 
 
 FACTS = ("window", "is_inverted", "spacing_mm")

@@ -223,6 +223,8 @@ def _facts(frame: Frame) -> dict[str, Any]:
         "columns": columns,
         "row_spacing_mm": spacing[0],
         "column_spacing_mm": spacing[1],
+        **frame.facts,
+        "flags": list(frame.flags),
     }
 
 

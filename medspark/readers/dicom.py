@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -23,7 +23,7 @@ from medspark.errors import (
     TruncatedError,
     UnsupportedTransferSyntaxError,
 )
-from medspark.frame import Frame, Image, Window
+from medspark.frame import Frame, Image, VoiLut, Window
 from medspark.readers.formats import HEAD_BYTES, bare_dicom_offset, sniff
 
 DIRECTORY = "1.2.840.10008.1.3.10"
@@ -62,6 +62,7 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
         }
         modality = _text(dataset, "Modality")
         is_inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+        flags = _flags(dataset)
     for number, stored in enumerate(_decoded(dataset, raw=raw)):
         with _quiet():
             yield Frame(
@@ -72,6 +73,8 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
                 is_inverted=is_inverted,
                 spacing_mm=_spacing(dataset, number),
                 identity=identity,
+                facts=_facts(dataset, number),
+                flags=flags,
             )
 
 
@@ -186,6 +189,7 @@ def _check_length(dataset: Dataset, n_pixels: int) -> None:
 
 def _decoded(dataset: Dataset, *, raw: bool) -> Iterator[Image]:
     """Yield the stored values of each frame, colour as RGB unless raw."""
+    shift = _high_bit_shift(dataset)
     arrays = iter_pixels(dataset, raw=raw)
     while True:
         with _quiet():
@@ -198,7 +202,19 @@ def _decoded(dataset: Dataset, *, raw: bool) -> Iterator[Image]:
                 raise CorruptError(f"the pixel data cannot be decoded as {name} ({type(error).__name__})") from None
         if array is None:
             return
-        yield array
+        yield array >> shift if shift else array
+
+
+def _high_bit_shift(dataset: Dataset) -> int:
+    """Return how far native values stand to the left of where they should (PS3.5 8.1.1), and widen them to be read.
+
+    pydicom takes HighBit for BitsStored - 1, as it has to be today, and would cut off the upper bits of old objects.
+    """
+    stored, high, allocated = (_whole(dataset, keyword) or 0 for keyword in ("BitsStored", "HighBit", "BitsAllocated"))
+    if not stored - 1 < high < allocated or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return 0
+    dataset.BitsStored = high + 1
+    return high + 1 - stored
 
 
 def _gray(stored: Image, dataset: Dataset, number: int) -> Image:
@@ -219,25 +235,84 @@ def _modality(stored: Image, dataset: Dataset, number: int) -> Image:
     if "ModalityLUTSequence" in source:
         values: Image = apply_modality_lut(stored, source)
         return values
-    slope, intercept = _number(source, "RescaleSlope"), _number(source, "RescaleIntercept")
-    if slope is None or intercept is None or (slope, intercept) == (1, 0):
+    slope, intercept = _rescale(source) or (1, 0)
+    if (slope, intercept) == (1, 0):
         return stored
     if stored.dtype.kind in "iu" and stored.itemsize <= 2 and _fits_int32(slope, intercept):
         return stored.astype(np.int32) * np.int32(slope) + np.int32(intercept)
     return stored.astype(np.float64) * slope + intercept
 
 
+def _rescale(source: Dataset) -> tuple[float, float] | None:
+    slope, intercept = _number(source, "RescaleSlope"), _number(source, "RescaleIntercept")
+    return None if slope is None or intercept is None else (slope, intercept)
+
+
 def _fits_int32(slope: float, intercept: float) -> bool:
     return slope.is_integer() and intercept.is_integer() and abs(slope) * 2**16 + abs(intercept) < 2**31
 
 
-def _window(dataset: Dataset, number: int) -> Window | None:
-    """Return the first window of this frame (PS3.3 C.11.2.1.2)."""
+def _window(dataset: Dataset, number: int) -> Window | VoiLut | None:
+    """Return the table of this frame or else its first window (PS3.3 C.11.2.1), as pydicom's ``apply_voi_lut`` does."""
     source = _group(dataset, number, "FrameVOILUTSequence")
+    if source.get("VOILUTSequence"):
+        return _lut(source.VOILUTSequence[0], dataset)
     center, width = _number(source, "WindowCenter"), _number(source, "WindowWidth")
-    if center is None or width is None or width <= 0:
+    function = _text(source, "VOILUTFunction") or "LINEAR"
+    if center is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
         return None
-    return Window(center, width, _text(source, "VOILUTFunction") or "LINEAR")
+    return Window(center, width, function)
+
+
+def _lut(item: Dataset, dataset: Dataset) -> VoiLut | None:
+    try:
+        n_entries, first, bits = (int(value) for value in item.LUTDescriptor)
+        data = item.LUTData
+        order = "<" if dataset.original_encoding[1] else ">"
+        table = np.frombuffer(data, f"{order}u2") if isinstance(data, bytes) else np.asarray(data, np.uint16)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    n_entries = n_entries or 2**16
+    # The descriptor is written with the sign of the values, but pydicom cannot always know which that is.
+    if _whole(dataset, "PixelRepresentation") == 1 and first >= 2**15:
+        first -= 2**16
+    return VoiLut(first, table[:n_entries], bits) if len(table) >= n_entries and bits <= 16 else None
+
+
+def _facts(dataset: Dataset, number: int) -> dict[str, Any]:
+    """Return where this frame lies, and the numbers by which its values are to be understood and shown."""
+    position = _group(dataset, number, "PlanePositionSequence")
+    orientation = _group(dataset, number, "PlaneOrientationSequence")
+    modality = _group(dataset, number, "PixelValueTransformationSequence")
+    rescale = _rescale(modality) or (None, None)
+    window = _window(dataset, number)
+    return {
+        "photometric_interpretation": _text(dataset, "PhotometricInterpretation"),
+        "image_position_mm": _numbers(position, "ImagePositionPatient", 3),
+        "image_orientation": _numbers(orientation, "ImageOrientationPatient", 6),
+        "slice_thickness_mm": _number(_group(dataset, number, "PixelMeasuresSequence"), "SliceThickness"),
+        "modality_transform": "lut" if "ModalityLUTSequence" in modality else "rescale" if rescale[0] else "none",
+        "rescale_slope": rescale[0],
+        "rescale_intercept": rescale[1],
+        "window_center": getattr(window, "center", None),
+        "window_width": getattr(window, "width", None),
+        "window_function": getattr(window, "function", "LUT" if window else None),
+        "is_inverted": dataset.get("PhotometricInterpretation") == "MONOCHROME1",
+    }
+
+
+def _flags(dataset: Dataset) -> tuple[str, ...]:
+    """Return what a careful reader of the values should know."""
+    stored, high = _whole(dataset, "BitsStored"), _whole(dataset, "HighBit")
+    found = {
+        "concatenation": "ConcatenationUID" in dataset,
+        "mosaic": "MOSAIC" in (dataset.get("ImageType") or ()),
+        "pixel_padding": "PixelPaddingValue" in dataset,
+        "several_windows": isinstance(dataset.get("WindowCenter"), Sequence) and len(dataset.WindowCenter) > 1,
+        "high_bit": stored is not None and high is not None and high != stored - 1,
+        "bare_data_set": not dataset.preamble,
+    }
+    return tuple(name for name, is_so in found.items() if is_so)
 
 
 def _spacing(dataset: Dataset, number: int) -> tuple[float, float] | None:
@@ -264,6 +339,11 @@ def _number(dataset: Dataset, keyword: str, index: int = 0) -> float | None:
         return float(value)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
+
+
+def _numbers(dataset: Dataset, keyword: str, count: int) -> list[float] | None:
+    numbers = [_number(dataset, keyword, index) for index in range(count)]
+    return None if None in numbers else [number for number in numbers if number is not None]
 
 
 def _whole(dataset: Dataset, keyword: str) -> int | None:

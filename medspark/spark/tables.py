@@ -9,6 +9,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import (
     ArrayType,
+    BooleanType,
+    DataType,
     DoubleType,
     IntegerType,
     LongType,
@@ -24,7 +26,7 @@ from medspark.warehouse import Warehouse
 _TEXT, _INT, _LONG, _DOUBLE, _TIME = StringType(), IntegerType(), LongType(), DoubleType(), TimestampType()
 
 
-def _struct(**types: StringType | IntegerType | LongType | DoubleType | TimestampType | ArrayType) -> StructType:
+def _struct(**types: DataType) -> StructType:
     return StructType([StructField(name, kind) for name, kind in types.items()])
 
 
@@ -44,7 +46,11 @@ _IDENTITY = _struct(path=_TEXT, frame=_INT, content_sha256=_TEXT, recipe_id=_TEX
 
 FACTS = _struct(
     patient_id=_TEXT, study_uid=_TEXT, series_uid=_TEXT, modality=_TEXT, rows=_INT, columns=_INT,
-    row_spacing_mm=_DOUBLE, column_spacing_mm=_DOUBLE,
+    row_spacing_mm=_DOUBLE, column_spacing_mm=_DOUBLE, slice_thickness_mm=_DOUBLE,
+    image_position_mm=ArrayType(_DOUBLE), image_orientation=ArrayType(_DOUBLE),
+    photometric_interpretation=_TEXT, modality_transform=_TEXT, rescale_slope=_DOUBLE, rescale_intercept=_DOUBLE,
+    window_center=_DOUBLE, window_width=_DOUBLE, window_function=_TEXT, is_inverted=BooleanType(),
+    flags=ArrayType(_TEXT),
 )  # fmt: skip
 
 _SOURCE = _struct(size_bytes=_LONG, modified_at=_TIME)

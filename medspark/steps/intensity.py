@@ -6,13 +6,18 @@ import cv2
 import numpy as np
 
 from medspark.errors import StepError
-from medspark.frame import Image, Window
+from medspark.frame import Image, VoiLut, Window
 
 __all__ = ["clahe", "rescale_percentile", "to_uint8", "window", "zscore"]
 
 
 def to_uint8(
-    image: Image, *, window: Window | None = None, is_inverted: bool = False, low: float = 1.0, high: float = 99.0
+    image: Image,
+    *,
+    window: Window | VoiLut | None = None,
+    is_inverted: bool = False,
+    low: float = 1.0,
+    high: float = 99.0,
 ) -> Image:
     """Return the image as it is displayed: uint8, 0 black to 255 white, rounded to the nearest (halves to even).
 
@@ -88,7 +93,9 @@ def clahe(image: Image, *, clip_limit: float = 2.0, tiles: int = 8) -> Image:
     return cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(image)
 
 
-def _windowed(step: str, image: Image, window: Window) -> Image:
+def _windowed(step: str, image: Image, window: Window | VoiLut) -> Image:
+    if isinstance(window, VoiLut):
+        return _looked_up(step, image, window)
     center, width = window.center, window.width
     if window.function not in _VOI:
         raise StepError(f"{step}: a window's function must be one of {', '.join(_VOI)}, got {window.function!r}")
@@ -103,6 +110,18 @@ def _windowed(step: str, image: Image, window: Window) -> Image:
     _require_finite(step, image)
     voi = _VOI[window.function]
     return _pointwise(image, lambda values: _to_grey(voi(values.astype(np.float64), center, width)))
+
+
+def _looked_up(step: str, image: Image, lut: VoiLut) -> Image:
+    _require_finite(step, image)
+    shown = _to_grey(lut.table.astype(np.float64) / (2**lut.bits - 1))
+
+    def show(values: Image) -> Image:
+        place = np.clip(np.rint(values.astype(np.float64)) - lut.first, 0, len(shown) - 1)
+        found: Image = shown[place.astype(np.intp)]
+        return found
+
+    return _pointwise(image, show)
 
 
 def _linear(values: Image, center: float, width: float) -> Image:
