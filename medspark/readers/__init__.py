@@ -10,7 +10,7 @@ from medspark.containers import read_source
 from medspark.errors import EmptyFileError, NotAnImageError, UnsupportedFormatError
 from medspark.files import show_path
 from medspark.frame import DEFAULT_LIMITS, Frame, Limits
-from medspark.readers import dicom, jpeg, raster
+from medspark.readers import dicom, jpeg, nifti, npy, raster
 from medspark.readers.formats import HEAD_BYTES, sniff
 
 
@@ -24,7 +24,7 @@ class Reader(Protocol):
         """Yield the frames, or raise a subclass of ImageError."""
 
 
-READERS: tuple[Reader, ...] = (dicom, jpeg, raster)
+READERS: tuple[Reader, ...] = (dicom, jpeg, raster, npy, nifti)
 
 
 def read_frames(content: bytes, *, limits: Limits = DEFAULT_LIMITS, raw: bool = False) -> Iterator[Frame]:
