@@ -1,7 +1,10 @@
 """DICOM objects: pixels by pydicom and its decoders, the modality transform, and what the header says."""
 
 import io
+import itertools
+import math
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
@@ -9,10 +12,9 @@ from typing import IO, Any
 import cv2
 import numpy as np
 import pydicom
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
-from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medspark.errors import (
@@ -21,19 +23,34 @@ from medspark.errors import (
     NoPixelDataError,
     TooLargeError,
     TruncatedError,
-    UnsupportedTransferSyntaxError,
 )
 from medspark.frame import Frame, Image, VoiLut, Window
+from medspark.readers import codecs, tags
 from medspark.readers.formats import HEAD_BYTES, bare_dicom_offset, sniff
 
 DIRECTORY = "1.2.840.10008.1.3.10"
 """The SOP class of a DICOMDIR: a table of contents, no image."""
 
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_HEADER_KEYWORDS = (
-    "SOPClassUID", "SOPInstanceUID", "Modality", "Manufacturer", "PatientID", "StudyInstanceUID", "SeriesInstanceUID",
-    "Rows", "Columns", "NumberOfFrames", "BitsStored", "PhotometricInterpretation", "SamplesPerPixel",
+_TEXT_TAGS = {
+    tags.SYNTAX: "transfer_syntax_uid",
+    0x00080016: "sop_class_uid",
+    0x00080060: "modality",
+    0x00080070: "manufacturer",
+    0x00100020: "patient_id",
+    0x0020000D: "study_uid",
+    0x0020000E: "series_uid",
+    0x00280004: "photometric_interpretation",
+}
+_NUMBER_TAGS = {0x00280010: "rows", 0x00280011: "columns", 0x00280101: "bits_stored"}
+_NUMBER_OF_FRAMES, _MEDIA_STORAGE_CLASS = 0x00280008, 0x00020002
+_WALKED = frozenset((*_TEXT_TAGS, *_NUMBER_TAGS, _NUMBER_OF_FRAMES, _MEDIA_STORAGE_CLASS))
+_PLACE_KEYWORDS = (
+    "SeriesInstanceUID", "SOPInstanceUID", "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames",
+    "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
+_MAX_PLACED_FRAMES = 1 << 17  # what a header promises costs nothing to write
 
 
 def can_read(content: bytes) -> bool:
@@ -48,7 +65,7 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
     where slope and intercept are whole, else float64; colour becomes luma. With ``raw``: the stored values as they are.
     Raises NoPixelDataError, TooLargeError, TruncatedError, CorruptError or UnsupportedTransferSyntaxError.
     """
-    with _quiet():
+    with _quiet(), _own_errors():
         dataset = _parse(content)
         _check(dataset, max_pixels)
         identity = {
@@ -64,8 +81,8 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
         is_inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
         flags = _flags(dataset)
     for number, stored in enumerate(_decoded(dataset, raw=raw)):
-        with _quiet():
-            yield Frame(
+        with _quiet(), _own_errors():
+            frame = Frame(
                 pixels=stored if raw else _gray(stored, dataset, number),
                 number=number,
                 modality=modality,
@@ -76,39 +93,131 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
                 facts=_facts(dataset, number),
                 flags=flags,
             )
+        yield frame
 
 
 def header(file: IO[bytes]) -> dict[str, Any]:
-    """Return the facts of an object by their column names, without reading its pixels; identifiers as in the file."""
+    """Return the facts of an object by their column names, without reading its pixels; identifiers as in the file.
+
+    A header that cannot be read has no facts.
+    """
+    try:
+        return _walked_header(file)
+    except tags.UnusualError:
+        file.seek(0)
     with _quiet():
         try:
-            file.seek(_stray_bytes(file.read(HEAD_BYTES)))
-            dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(_HEADER_KEYWORDS))
-        except Exception:  # noqa: BLE001 - a header that cannot be read has no facts; extract will say why
+            return _parsed_header(file)
+        except Exception:  # noqa: BLE001 - extract will say what is wrong with it
             return {}
-        meta = getattr(dataset, "file_meta", Dataset())
-        return {
-            "modality": _text(dataset, "Modality"),
-            "manufacturer": _text(dataset, "Manufacturer"),
-            "transfer_syntax_uid": _text(meta, "TransferSyntaxUID"),
-            "sop_class_uid": _text(dataset, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID"),
-            "rows": _whole(dataset, "Rows"),
-            "columns": _whole(dataset, "Columns"),
-            "n_frames": _whole(dataset, "NumberOfFrames") or 1,
-            "bits_stored": _whole(dataset, "BitsStored"),
-            "photometric_interpretation": _text(dataset, "PhotometricInterpretation"),
-            "patient_id": _text(dataset, "PatientID"),
-            "study_uid": _text(dataset, "StudyInstanceUID"),
-            "series_uid": _text(dataset, "SeriesInstanceUID"),
-        }
+
+
+def _walked_header(file: IO[bytes]) -> dict[str, Any]:
+    found, order = tags.first_elements(file, _WALKED, max(_TEXT_TAGS | _NUMBER_TAGS, key=int))
+    facts: dict[str, Any] = {name: tags.text(found.get(tag, b"")) for tag, name in _TEXT_TAGS.items()}
+    facts |= {name: tags.number(found.get(tag, b""), order) for tag, name in _NUMBER_TAGS.items()}
+    n_frames = tags.text(found.get(_NUMBER_OF_FRAMES, b""))
+    if n_frames and not n_frames.isdigit():
+        raise tags.UnusualError
+    storage = tags.text(found.get(_MEDIA_STORAGE_CLASS, b""))
+    return facts | {"n_frames": int(n_frames or 0) or 1, "sop_class_uid": facts["sop_class_uid"] or storage}
+
+
+def _parsed_header(file: IO[bytes]) -> dict[str, Any]:
+    dataset = pydicom.dcmread(
+        _without_stray_bytes(file),
+        force=True,
+        stop_before_pixels=True,
+        specific_tags=[*_TEXT_TAGS, *_NUMBER_TAGS, _NUMBER_OF_FRAMES],
+    )
+    meta = getattr(dataset, "file_meta", Dataset())
+    return {
+        **{name: _text(dataset, keyword_for_tag(tag)) for tag, name in _TEXT_TAGS.items()},
+        **{name: _whole(dataset, keyword_for_tag(tag)) for tag, name in _NUMBER_TAGS.items()},
+        "n_frames": _whole(dataset, "NumberOfFrames") or 1,
+        "transfer_syntax_uid": _text(meta, "TransferSyntaxUID"),
+        "sop_class_uid": _text(dataset, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID"),
+    }
+
+
+def placements(file: IO[bytes]) -> list[dict[str, Any]]:
+    """Return for each frame where it lies in the patient, without reading pixels: the fields of ``series.Instance``.
+
+    A frame of a multi-frame object lies where its functional groups say (PS3.3 C.7.6.16). Raises NoPixelDataError,
+    CorruptError or TooLargeError.
+    """
+    with _quiet():
+        try:
+            dataset = pydicom.dcmread(
+                _without_stray_bytes(file), force=True, stop_before_pixels=True, specific_tags=list(_PLACE_KEYWORDS)
+            )
+            return _placements(dataset)
+        except ImageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - pydicom raises whatever a damaged header leads it to
+            raise CorruptError(f"the header cannot be parsed ({type(error).__name__})") from None
+
+
+def _placements(dataset: Dataset) -> list[dict[str, Any]]:
+    rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
+    if not rows or not columns:
+        raise NoPixelDataError("a DICOM object without an image")
+    series_uid = _text(dataset, "SeriesInstanceUID")
+    if series_uid is None:
+        raise CorruptError("SeriesInstanceUID is missing")
+    n_frames = max(1, _whole(dataset, "NumberOfFrames") or 1)
+    if n_frames > _MAX_PLACED_FRAMES:
+        raise TooLargeError(f"{n_frames} frames, a series has at most {_MAX_PLACED_FRAMES}")
+    image_type = dataset.get("ImageType") or ()
+    facts = {
+        "series_uid": series_uid,
+        "modality": _text(dataset, "Modality"),
+        "rows": rows,
+        "columns": columns,
+        "sop_instance_uid": _text(dataset, "SOPInstanceUID"),
+        "frame_of_reference_uid": _text(dataset, "FrameOfReferenceUID"),
+        "is_localizer": "LOCALIZER" in ([image_type] if isinstance(image_type, str) else image_type),
+    }
+    return [facts | _placement(dataset, number, n_frames) for number in range(n_frames)]
+
+
+def _placement(dataset: Dataset, number: int, n_frames: int) -> dict[str, Any]:
+    positions = _group(dataset, number, "PlanePositionSequence")
+    position = _numbers(positions, "ImagePositionPatient", 3)
+    orientation = _numbers(_group(dataset, number, "PlaneOrientationSequence"), "ImageOrientationPatient", 6)
+    # One position at the top is that of the first frame only: where the others lie is not said.
+    is_said = n_frames == 1 or positions is not dataset
+    return {
+        "frame": number,
+        "image_position_mm": tuple(position) if position and is_said else None,
+        "image_orientation": tuple(orientation) if orientation else None,
+        "spacing_mm": _spacing(dataset, number),
+        "slice_thickness_mm": _number(_group(dataset, number, "PixelMeasuresSequence"), "SliceThickness"),
+    }
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings: pydicom quotes the values it finds odd, and they may be a patient's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """Silence warnings and pydicom's log: both quote the values found odd, and they may be a patient's."""
+    log = pydicom.config.logger
+    was_disabled, log.disabled = log.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = was_disabled
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Turn what pydicom raises over values that make no sense into an error of ours, which does not quote them."""
+    try:
         yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a damaged header leads it to
+        raise CorruptError(f"the header contradicts itself ({type(error).__name__})") from None
 
 
 class _Watched(io.BytesIO):
@@ -144,8 +253,16 @@ def _stray_bytes(content: bytes) -> int:
     return 0 if head[128:132] == b"DICM" else bare_dicom_offset(head) or 0
 
 
+def _without_stray_bytes(file: IO[bytes]) -> IO[bytes]:
+    """Return the file from where the object begins: pydicom goes back to where its file begins."""
+    n_stray = _stray_bytes(file.read(HEAD_BYTES))
+    file.seek(n_stray)
+    return io.BytesIO(file.read()) if n_stray else file
+
+
 def _unreadable(file: _Watched, error: Exception) -> ImageError:
-    if file.is_short or isinstance(error, EOFError):
+    is_cut_stream = isinstance(error, zlib.error) and "incomplete" in str(error)
+    if file.is_short or is_cut_stream or isinstance(error, EOFError):
         return TruncatedError("the object ends inside an element")
     return CorruptError(f"the header cannot be parsed ({type(error).__name__})")
 
@@ -165,13 +282,7 @@ def _check(dataset: Dataset, max_pixels: int) -> None:
     if rows * columns >= max_pixels:
         raise TooLargeError(f"{rows} x {columns} pixels, fewer than {max_pixels} are allowed (limits.max_pixels)")
     syntax = dataset.file_meta.TransferSyntaxUID
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        raise UnsupportedTransferSyntaxError(f"no decoder for transfer syntax {syntax}") from None
-    if not decoder.is_available:
-        raise UnsupportedTransferSyntaxError(f"no decoder is installed for {syntax.name} ({syntax})")
-    if not syntax.is_compressed or syntax.is_deflated:
+    if codecs.decoder(syntax).is_native:
         _check_length(dataset, rows * columns)
 
 
@@ -190,18 +301,24 @@ def _check_length(dataset: Dataset, n_pixels: int) -> None:
 def _decoded(dataset: Dataset, *, raw: bool) -> Iterator[Image]:
     """Yield the stored values of each frame, colour as RGB unless raw."""
     shift = _high_bit_shift(dataset)
-    arrays = iter_pixels(dataset, raw=raw)
-    while True:
+    arrays = codecs.decoder(dataset.file_meta.TransferSyntaxUID).iter_array(dataset, raw=raw)
+    n_frames = _whole(dataset, "NumberOfFrames") or 1
+    for number in itertools.count():
         with _quiet():
             try:
-                array = next(arrays, None)
-            except ImageError:
+                array, _ = next(arrays, (None, None))
+            except codecs.RefusedError as refused:
+                raise refused.reason from None
+            except MemoryError:
                 raise
             except Exception as error:  # noqa: BLE001 - decoders raise what they like, and may quote the file
                 name = dataset.file_meta.TransferSyntaxUID.name
                 raise CorruptError(f"the pixel data cannot be decoded as {name} ({type(error).__name__})") from None
+        if array is None and number < n_frames:
+            raise TruncatedError(f"{number} of {n_frames} frames are there")
         if array is None:
             return
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         yield array >> shift if shift else array
 
 
@@ -211,7 +328,7 @@ def _high_bit_shift(dataset: Dataset) -> int:
     pydicom takes HighBit for BitsStored - 1, as it has to be today, and would cut off the upper bits of old objects.
     """
     stored, high, allocated = (_whole(dataset, keyword) or 0 for keyword in ("BitsStored", "HighBit", "BitsAllocated"))
-    if not stored - 1 < high < allocated or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    if not 0 < stored <= high < allocated or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         return 0
     dataset.BitsStored = high + 1
     return high + 1 - stored
@@ -245,6 +362,9 @@ def _modality(stored: Image, dataset: Dataset, number: int) -> Image:
 
 def _rescale(source: Dataset) -> tuple[float, float] | None:
     slope, intercept = _number(source, "RescaleSlope"), _number(source, "RescaleIntercept")
+    for keyword, number in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
+        if number is None and keyword in source and not source[keyword].is_empty:
+            raise CorruptError(f"{keyword} is no number")
     return None if slope is None or intercept is None else (slope, intercept)
 
 
@@ -335,10 +455,10 @@ def _group(dataset: Dataset, number: int, sequence: str) -> Dataset:
 def _number(dataset: Dataset, keyword: str, index: int = 0) -> float | None:
     try:
         value = dataset.get(keyword)
-        value = value if isinstance(value, (int, float, str)) else value[index]
-        return float(value)
-    except (ValueError, TypeError, IndexError, OverflowError):
+        number = float(value if isinstance(value, (int, float, str)) else value[index])
+    except Exception:  # noqa: BLE001 - pydicom parses a value when it is asked for, and raises what it likes
         return None
+    return number if math.isfinite(number) else None
 
 
 def _numbers(dataset: Dataset, keyword: str, count: int) -> list[float] | None:
@@ -354,5 +474,5 @@ def _whole(dataset: Dataset, keyword: str) -> int | None:
 def _text(dataset: Dataset, keyword: str) -> str | None:
     try:
         return str(dataset.get(keyword) or "").strip(" \0") or None
-    except (ValueError, TypeError):
+    except Exception:  # noqa: BLE001 - as above
         return None

@@ -2,10 +2,11 @@
 
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -45,11 +46,12 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
             raise _failure(content, kind)
         pages = list(found)
     for number, pixels in enumerate(pages):
-        yield Frame(_as_stored(pixels, header) if raw else pixels, number=number, is_inverted=header.is_inverted)
+        shown = _as_stored(pixels, header) if raw else pixels
+        yield Frame(shown, number=number, is_inverted=header.is_inverted, flags=_flags(content, kind))
 
 
 class _Header(NamedTuple):
-    rows: int
+    rows: int  # of the largest page
     columns: int
     n_pages: int = 1
     is_cmyk: bool = False  # a JPEG for print
@@ -59,11 +61,13 @@ class _Header(NamedTuple):
 
 def _check_header(content: bytes, kind: str, max_pixels: int) -> _Header:
     """Return what the header says, after a look at the size that costs no decoding."""
+    if kind == "png" and _is_cut(content, kind):  # OpenCV would make room for whatever a chunk promises
+        raise _failure(content, kind)
     try:
         header = _tiff_header(content) if kind == "tiff" else _header(content, kind)
+        rows, columns = int(header.rows), int(header.columns)
     except Exception:  # noqa: BLE001 - whatever a library says of a broken header, it may quote the file
         raise _failure(content, kind) from None
-    rows, columns = header.rows, header.columns
     if rows * columns >= max_pixels:
         raise TooLargeError(f"{rows} x {columns} pixels, fewer than {max_pixels} are allowed (limits.max_pixels)")
     return header
@@ -81,9 +85,12 @@ def _tiff_header(content: bytes) -> _Header:
     import tifffile  # only who has TIFF pays for it; Pillow does not know 64-bit floats
 
     with _quiet(), tifffile.TiffFile(io.BytesIO(content)) as tiff:
-        page = tiff.pages.first
-        is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and page.bitspersample > 8
-        return _Header(page.imagelength, page.imagewidth, len(tiff.pages), is_inverted=is_inverted)
+        pages: Any = tiff.pages[: len(tiff.pages)]  # without an end, a directory that points back would have none
+        is_inverted = pages[0].photometric == tifffile.PHOTOMETRIC.MINISWHITE and pages[0].bitspersample > 8
+        images = [(page.imagelength, page.imagewidth) for page in pages]
+        tiles = [(page.tilelength, page.tilewidth) for page in pages]  # decoded whole, however small the image
+        rows, columns = max(images + tiles, key=math.prod)
+        return _Header(rows, columns, len(pages), is_inverted=is_inverted)
 
 
 @contextmanager
@@ -127,7 +134,7 @@ def _failure(content: bytes, kind: str) -> TruncatedError | CorruptError:
 def _is_cut(content: bytes, kind: str) -> bool:
     """Tell whether the end of an image is missing, by what its format promises about it."""
     if kind == "png":
-        return b"IEND" not in content[-(1 << 16) :]
+        return _is_png_cut(content)
     if kind == "jpeg":  # no end marker after the last scan began; FF inside a scan is followed by 00
         return content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda") or b"\xff\xda" not in content
     if kind == "bmp":
@@ -137,6 +144,16 @@ def _is_cut(content: bytes, kind: str) -> bool:
     if kind == "gif":
         return not content.endswith(b";")
     return kind == "tiff" and _is_tiff_cut(content)
+
+
+def _is_png_cut(content: bytes) -> bool:
+    at = 8
+    while at + 12 <= len(content):
+        kind, size = content[at + 4 : at + 8], int.from_bytes(content[at : at + 4], "big")
+        at += 12 + size  # length, kind, body, checksum
+        if kind == b"IEND":
+            return at > len(content)
+    return True
 
 
 def _is_tiff_cut(content: bytes) -> bool:
@@ -150,6 +167,11 @@ def _is_tiff_cut(content: bytes) -> bool:
     except Exception:  # noqa: BLE001 - as for the header
         directory = int.from_bytes(content[4:8], "little" if content.startswith(b"I") else "big")
         return len(content) <= directory
+
+
+def _flags(content: bytes, kind: str) -> tuple[str, ...]:
+    """Return what a careful reader should know: of an animated PNG only the picture that stands for it is read."""
+    return ("animated",) if kind == "png" and b"acTL" in content[: content.find(b"IDAT")] else ()
 
 
 def _as_stored(pixels: Image, header: _Header) -> Image:
