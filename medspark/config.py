@@ -4,7 +4,6 @@ One configuration serves every job of the line: each reads what it needs.
 """
 
 import argparse
-import difflib
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -111,10 +110,11 @@ class Config:
                 )
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+_CHOICES: dict[str, tuple[str | bool, ...]] = {
     "labels_from": ("", "parent"),
     "model.kind": tuple(MODELS),
     "model.engine": ("exact",),
+    "split.group_duplicates": (False,),
     "privacy.paths": ("plain",),
 }
 _RANGES: dict[str, tuple[float, float]] = {
@@ -201,17 +201,16 @@ def _build(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
     known = [entry.name for entry in fields(kind)]
     for key in table:
         if key not in known:
-            raise ConfigError(f"unknown key {where}{key}; {_nearest(key, known, where)}")
+            raise ConfigError(f"unknown key {where}{key}; {_nearest(key, known)}")
     return kind(**{key: _typed(hints[key], value, f"{where}{key}") for key, value in table.items()})
 
 
-def _nearest(key: str, known: Sequence[str], where: str) -> str:
-    """Name the nearest key here or, failing that, in any section."""
-    if not where and not difflib.get_close_matches(key, known, n=1):
-        for section in fields(Config):
-            kind = section.type
-            if is_dataclass(kind) and key in (inner.name for inner in fields(kind)):
-                return f"did you mean {section.name}.{key}?"
+def _nearest(key: str, known: Sequence[str]) -> str:
+    """Name the section that has this key, or else the nearest key here."""
+    for section in fields(Config):
+        kind = section.type
+        if is_dataclass(kind) and key in (inner.name for inner in fields(kind)):
+            return f"did you mean {section.name}.{key}?"
     return did_you_mean(key, known)
 
 

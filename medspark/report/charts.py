@@ -33,10 +33,12 @@ class Look:
 
     @property
     def css(self) -> str:
+        """The colour as the page's style sheet calls it."""
         return _variable(self.color)
 
     @property
     def linestyle(self) -> str | tuple[int, tuple[float, ...]]:
+        """The dash as matplotlib wants it."""
         return "solid" if self.dash == "none" else (0, tuple(float(length) for length in self.dash.split()))
 
 

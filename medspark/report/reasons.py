@@ -74,7 +74,7 @@ REASONS = {
     ),
     # skipped
     "hidden": Reason(
-        "The name, or that of a directory above, starts with a dot or an underscore.",
+        "The name, or that of a directory above, starts with a dot.",
         "Rename it if it is a patient's image; such names are bookkeeping of other programs.",
     ),
     "directory_record": Reason(
