@@ -21,8 +21,13 @@ _HOMES = {
 }
 
 
+_MODULES = ("errors", "features", "series", "spark", "steps")
+
+
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used: workers and commands start without what they do not need."""
+    if name in _MODULES:
+        return importlib.import_module(f"medspark.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'medspark' has no attribute {name!r}")
     module, attribute = _HOMES[name]

@@ -35,6 +35,7 @@ class ModelConfig:
     trees: int = 100
     depth: int = 3  # 0: no limit
     seed: int = 42
+    positive: str = ""  # the class that sensitivity is of; empty: of two the second in alphabetical order
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ def main() -> int:
     inventory = write_archive(ARCHIVE, patients=40, seed=42)
     print(f"archive: {inventory.n_good} good files and {inventory.n_damaged} damaged ones in {ARCHIVE}, all synthetic")
     options = ["--input", str(ARCHIVE), "--warehouse", str(WAREHOUSE), "--labels", str(inventory.labels)]
+    options += ["--set", "model.positive=lesion"]
     config = load(parser("demo", __doc__ or "").parse_args(options))
     spark = session("demo")
     try:

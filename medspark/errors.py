@@ -2,6 +2,7 @@
 
 MedsparkError
 ├── ConfigError                      the configuration or a parameter is wrong: nothing was done (exit 2)
+├── ConflictError                    another run came first: run again (exit 3)
 ├── ContractError                    a table lacks a column, a model does not fit the features (exit 2)
 ├── StepError                        a step or feature cannot take this image or parameter  (step_failed)
 └── ImageError                       a file that did not become frames; ``reason`` is its code in the tables
@@ -31,6 +32,10 @@ class MedsparkError(Exception):
 
 class ConfigError(MedsparkError):
     """The configuration is wrong; nothing was done."""
+
+
+class ConflictError(MedsparkError):
+    """Another run has changed what this one was about to replace."""
 
 
 class ContractError(MedsparkError):

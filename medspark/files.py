@@ -150,7 +150,7 @@ def _is_directory(child: os.DirEntry[bytes]) -> bool:
 
 
 def _identity(path: bytes) -> frozenset[tuple[int, int]]:
-    """Return device and inode of a directory; nothing where it is gone or its path is too long: listing it will tell."""
+    """Return device and inode of a directory; nothing where it is gone or its path too long: listing it will tell."""
     try:
         facts = os.stat(path)
     except OSError:

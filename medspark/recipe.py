@@ -1,5 +1,6 @@
 """A recipe: steps and features, run on one file from top to bottom. No Spark in here."""
 
+import difflib
 import hashlib
 import json
 import math
@@ -17,7 +18,7 @@ import numpy as np
 
 import medspark
 from medspark.containers import read_source
-from medspark.errors import ConfigError, CorruptError, ImageError, MedsparkError, StepError
+from medspark.errors import ConfigError, CorruptError, ImageError, MedsparkError, StepError, did_you_mean
 from medspark.features import FEATURES
 from medspark.files import show_path
 from medspark.frame import DEFAULT_LIMITS, Frame, Image, Limits
@@ -61,6 +62,9 @@ class Recipe:
     def from_dict(cls, table: Mapping[str, Any]) -> "Recipe":
         """Read the entries ``steps`` and ``features`` of a configuration."""
         lists = {key: table.get(key, []) for key in ("steps", "features")}
+        for key in table:
+            if key not in lists and difflib.get_close_matches(key, lists, n=1):
+                raise ConfigError(f"recipe: unknown key {key!r}; {did_you_mean(key, lists)}")
         for key, entries in lists.items():
             if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
                 raise ConfigError(f"{key}: a list of tables is needed, as in [[{key}]]")

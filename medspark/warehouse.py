@@ -6,6 +6,7 @@ away the ones they replace. A run that dies before its commit leaves files that 
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Collection, Mapping
@@ -18,11 +19,12 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
-from medspark.errors import ConfigError
+from medspark.errors import ConfigError, ConflictError
 
+_ATTEMPTS = 10
 TABLES = ("images", "features", "quarantine", "predictions", "runs")
 
 
@@ -45,7 +47,10 @@ class Warehouse:
         parts = urlsplit(uri)
         if parts.scheme not in ("", "file"):
             raise ConfigError(f"warehouse {uri}: file systems other than the local one are not supported yet")
-        return cls(os.path.abspath(unquote(parts.path) if parts.scheme else uri))
+        path = os.path.abspath(unquote(parts.path) if parts.scheme else uri)
+        if re.search(r"%[0-9A-Fa-f]{2}|\\", path):  # it would read another directory, whose name is the decoded one
+            raise ConfigError(f"warehouse {uri}: delta-rs misreads a path with a backslash or an escape such as %20")
+        return cls(path)
 
     def path(self, *parts: str) -> str:
         """Return a path inside the warehouse."""
@@ -74,9 +79,26 @@ class Warehouse:
         """Make the Parquet files under NAME/RUN_ID part of a table, and the replaced ones no longer, in one commit.
 
         ``replaced`` are paths as ``files`` gives them. New columns of ``schema`` are added to the table. Publishing the
-        same run again changes nothing.
+        same run again changes nothing. Raises ConflictError if another run has replaced some of the same files.
         """
         staged = self._staged(name, run_id)
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._commit(name, schema, run_id, staged, replaced)
+            except DeltaError:  # another run began the table, or changed it, after we had looked at it
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                return
+
+    def _commit(
+        self,
+        name: str,
+        schema: pa.Schema,
+        run_id: str,
+        staged: list[AddAction],
+        replaced: Collection[str] | Literal["all"],
+    ) -> None:
         commit = CommitProperties(app_transactions=[Transaction(run_id, 1)], custom_metadata={"run_id": run_id})
         table = self.table(name)
         if table is None:
@@ -84,16 +106,25 @@ class Warehouse:
             return
         if table.transaction_version(run_id) is not None:
             return
+        parts = {self.path(name, part): part for part in _parts(table)}
+        leaving = parts if replaced == "all" else replaced
+        if not parts.keys() >= set(leaving):  # what this run kept of the rows in them was kept by another one, too
+            raise ConflictError(f"another run has changed {self.path(name)} in the meantime; run again")
         _add_columns(table, schema)
         now = _milliseconds(datetime.now(UTC))
-        gone = [
-            RemoveAction(part, data_change=True, deletion_timestamp=now)
-            for part in _parts(table)
-            if replaced == "all" or self.path(name, part) in replaced
-        ]
+        gone = [RemoveAction(parts[path], data_change=True, deletion_timestamp=now) for path in leaving]
         if not staged and not gone:
             return
         table.create_write_transaction([*staged, *gone], mode="append", schema=table.schema(), commit_properties=commit)
+
+    def keep_recipe(self, recipe_id: str, recipe: Mapping[str, Any]) -> None:
+        """Write a recipe beside the tables that it made."""
+        target = Path(self.path("recipes", f"{recipe_id}.json"))
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft = target.with_suffix(f".{secrets.token_hex(3)}")
+            draft.write_text(json.dumps(recipe, indent=2), "utf-8")
+            draft.replace(target)
 
     def discard(self, name: str, run_id: str) -> None:
         """Remove what a run staged and does not publish."""

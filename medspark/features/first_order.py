@@ -72,7 +72,7 @@ def require_grayscale(image: Image, feature: str) -> None:
     """Raise StepError unless the image is rows x columns of 8 or 16 bit or of finite floats."""
     require_plane(image, feature)
     if image.dtype not in [np.dtype(name) for name in _GRAYSCALE]:
-        raise StepError(f"{feature}: takes {', '.join(_GRAYSCALE)}, got {image.dtype}; convert it with astype first")
+        raise StepError(f"{feature}: takes {', '.join(_GRAYSCALE)}, got {image.dtype}; put to_uint8 before it")
     limit = np.finfo(np.float32).max  # beyond it fourth powers overflow float64
     if image.dtype.kind == "f" and not (image.min() >= -limit and image.max() <= limit):
         raise StepError(f"{feature}: the image holds NaN, infinity or values beyond float32; clip or mask them first")

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -44,11 +45,15 @@ def _make(home: Path) -> None:
         stacklevel=3,
     )
     home.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=home.parent)  # for its owner only
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
     try:
-        with os.fdopen(os.open(home, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
+        home.hardlink_to(draft)  # there is a whole key or none
     except FileExistsError:  # another process was quicker
         pass
+    finally:
+        Path(draft).unlink()
 
 
 def _checked(key: bytes, where: str) -> bytes:

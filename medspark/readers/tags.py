@@ -11,7 +11,7 @@ from typing import IO
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-_BLOCK = 1 << 16  # the wanted elements of nearly all objects lie in the first
+_BLOCK = 1 << 14  # the wanted elements of nearly all objects lie in the first
 _MOST = 1 << 24  # beyond that pydicom may search
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD

@@ -4,8 +4,9 @@
 >>> images.select("path", lbp(median("content", size=5), points=8, radius=1).alias("lbp"))
 
 A step gives an encoded image again (PNG, or TIFF where PNG cannot hold the values), a feature a struct of doubles. An
-image that cannot be read or processed gives null, and of several frames the first is taken. Convenient in notebooks and
-SQL, and slow: every call decodes and encodes; a recipe and ``extract_features`` do the same in one pass, with reasons.
+image that cannot be read or processed gives null (a feature: in each field), and of several frames the first is taken.
+Convenient in notebooks and SQL, and slow: every call decodes and encodes; a recipe and ``extract_features`` do the same
+in one pass, with reasons.
 """
 
 from collections.abc import Callable

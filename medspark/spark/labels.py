@@ -1,5 +1,7 @@
 """Labels onto features: from a table of the user's, or from the names of directories."""
 
+import re
+
 import pyarrow as pa
 import pyarrow.csv
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -45,12 +47,18 @@ def _read(spark: SparkSession, config: Config) -> DataFrame:
         as_text.column_types = dict.fromkeys(names, pa.string())
         found = pa.csv.read_csv(config.labels, convert_options=as_text)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ConfigError(f"--labels {config.labels}: {str(error).splitlines()[0]}") from None
+        # Arrow ends with the row itself, which may name a patient.
+        what = re.sub(r"(Expected \d+ columns, got \d+):.*", r"\1", str(error).splitlines()[0])
+        raise ConfigError(f"--labels {config.labels}: {what}") from None
     by = config.split.by
     wanted = ["path", "label", *([by] if by not in _OWN_GROUPS else [])]
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise ConfigError(f"--labels {config.labels}: no column {', '.join(missing)}; it has {', '.join(names)}")
+        # What stands there instead is not told: it may be the first patient.
+        raise ConfigError(f"--labels {config.labels}: no column {', '.join(missing)}; its first line names the columns")
+    twice = [name for name in (*wanted, "patient_id") if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"--labels {config.labels}: two columns are called {', '.join(twice)}")
     nothing = pa.nulls(len(found), pa.string())
     key = load_key(config.privacy.key_file)
     patients = [pseudonym(key, name) for name in found["patient_id"].to_pylist()] if "patient_id" in names else nothing

@@ -1,13 +1,16 @@
 """From a command line to an exit code, the same for every job."""
 
+import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
-from pyspark.errors import PySparkException
+from deltalake.exceptions import DeltaError
+from pyspark.errors import PySparkException, PythonException
 from pyspark.sql import SparkSession
 
 from medspark.config import Config, load, parser
-from medspark.errors import ConfigError, ContractError
+from medspark.errors import ConfigError, ConflictError, ContractError
 
 DONE, NOT_ACCEPTABLE, NOTHING_DONE, ENGINE_FAILED = 0, 1, 2, 3
 
@@ -31,10 +34,25 @@ def launch(
     except (ConfigError, ContractError) as error:
         print(f"medspark {job}: {error}", file=sys.stderr)
         return NOTHING_DONE
-    except (PySparkException, Py4JError) as error:
-        first_line = str(error).strip().split("\n", 1)[0][:300]
-        print(
-            f"medspark {job}: Spark failed, run again to continue: {type(error).__name__}: {first_line}",
-            file=sys.stderr,
-        )
+    except ConflictError as error:
+        print(f"medspark {job}: {error}", file=sys.stderr)
         return ENGINE_FAILED
+    except (PySparkException, Py4JError, DeltaError, OSError) as error:
+        print(f"medspark {job}: failed, run again to continue: {_cause(error)}", file=sys.stderr)
+        return ENGINE_FAILED
+    except Exception:  # noqa: BLE001 - a fault of ours, to be seen; Python's own exit code 1 would mean done
+        traceback.print_exc()
+        return ENGINE_FAILED
+
+
+def _cause(error: Exception) -> str:
+    """Return what failed in a line, without what a Python worker said of it: its words may be a patient's."""
+    if isinstance(error, PythonException):
+        # The last place of the trace, and the kind of exception on the first line after it that is not indented.
+        last = re.search(r'^ +File "(.*)", line (\d+).*\n(?: (?! *File ).*\n)*([\w.]+)', str(error), re.MULTILINE)
+        return "{2} in a Python worker, {0}:{1}".format(*last.groups()) if last else "an exception in a Python worker"
+    cause = getattr(error, "java_exception", None)
+    while cause is not None and cause.getCause() is not None:
+        cause = cause.getCause()
+    text = str(error) if cause is None else str(cause.toString())
+    return f"{type(error).__name__}: {text.strip().splitlines()[0][:300]}"

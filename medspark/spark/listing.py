@@ -8,10 +8,11 @@ from typing import IO, Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from medspark import containers
 from medspark.errors import ConfigError, ImageError
-from medspark.files import Directory, Entry, file_entry, real_path, show_path, subdirectories, walk
+from medspark.files import Directory, Entry, file_entry, is_inside, real_path, show_path, subdirectories, walk
 from medspark.privacy.pseudonym import pseudonym
 from medspark.readers import dicom
 from medspark.readers.formats import HEAD_BYTES, sniff
@@ -27,7 +28,9 @@ def list_files(spark: SparkSession, inputs: tuple[str, ...]) -> DataFrame:
     """
     directories, files = _expand(inputs)
     tasks = _spread(directories, wanted=4 * spark.sparkContext.defaultParallelism)
-    listed = spark.createDataFrame(_rows(files), LISTING)
+    names = LISTING.names
+    single = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in _rows(files)], arrow(LISTING))
+    listed = spark.createDataFrame(single)
     if tasks:
         # Each task lists whole subtrees, so that nothing but directories is ever held by the driver.
         places = spark.sparkContext.parallelize(tasks, len(tasks))
@@ -39,15 +42,22 @@ def list_files(spark: SparkSession, inputs: tuple[str, ...]) -> DataFrame:
 def index_table(spark: SparkSession, inputs: tuple[str, ...], previous: DataFrame, key: bytes) -> DataFrame:
     """Return the images table of the inputs: the format by content and, for DICOM, what the header says.
 
-    A file with the size and time of before keeps the facts of before. Identifiers are pseudonyms.
+    A file with the size and time of before keeps the facts of before. Identifiers are pseudonyms. Where inputs overlap,
+    relative paths begin at the outermost one that does not hide the file.
     """
     same = ["path", "size_bytes", "modified_at"]
-    listing = list_files(spark, inputs).dropDuplicates(["path"])  # inputs may overlap
+    by_rank = F.struct("status", "input", "relative_path", "size_bytes", "modified_at", "reason")  # listed sorts first
+    listing = list_files(spark, inputs).groupBy("path").agg(F.min(by_rank).alias("first")).select("path", "first.*")
     known = previous.where("format is not null").select(*same, *HEADER.names)
     rows = (
         listing.join(known, same, "left").select(*IMAGES.names).repartition(2 * spark.sparkContext.defaultParallelism)
     )
     return rows.mapInArrow(lambda batches: (_with_headers(batch, key) for batch in batches), IMAGES)
+
+
+def is_listed_by(uri: str, path: str) -> bool:
+    """Tell whether a path lies in a directory that an input names."""
+    return any(is_inside(path, os.fsdecode(directory.path)) for directory in _expand((uri,))[0])
 
 
 def _expand(inputs: tuple[str, ...]) -> tuple[list[Directory], list[tuple[Entry, bytes]]]:

@@ -20,7 +20,7 @@ def with_plan(
     """
     done = measured.select(*_SAME).distinct().withColumn("_measured", F.lit(True))
     failed = quarantined.groupBy(*_SAME).agg(F.min("reason").alias("_reason"))
-    joined = images.join(done, _SAME, "left").join(failed, _SAME, "left")
+    joined = _with_known(_with_known(images, done), failed)
     is_left_out = F.col("status") == "skipped"
     is_failed = F.col("_reason").isNotNull() & ~F.col("_reason").isin(*retry) if retry else F.col("_reason").isNotNull()
     status = (
@@ -31,6 +31,13 @@ def with_plan(
     )
     reason = F.when(is_left_out, F.col("reason")).when(is_failed, F.col("_reason"))
     return joined.withColumns({"status": status, "reason": reason}).select(*IMAGES.names)
+
+
+def _with_known(images: DataFrame, known: DataFrame) -> DataFrame:
+    """Add what is known of the same file; two unknown sizes or times, as of a link to nowhere, are the same."""
+    known = known.withColumnsRenamed({name: f"_{name}" for name in _SAME})
+    is_same = [images[name].eqNullSafe(known[f"_{name}"]) for name in _SAME]
+    return images.join(known, is_same, "left").drop(*(f"_{name}" for name in _SAME))
 
 
 def only_todo(planned: DataFrame) -> DataFrame:
@@ -68,7 +75,7 @@ def count_listing(images: DataFrame, before: DataFrame) -> Counts:
     status = (
         F.when(F.col("status") != "listed", F.col("status")).when(F.col("_seen"), "unchanged").otherwise("processed")
     )
-    return count(images.join(seen, _SAME, "left").withColumn("status", status))
+    return count(_with_known(images, seen).withColumn("status", status))
 
 
 def reasons(images: DataFrame) -> list[tuple[str, int]]:

@@ -10,7 +10,8 @@ from pyspark.sql import functions as F
 from medspark.bundle import Bundle
 from medspark.spark import tables
 
-_IDENTITY = ["path", "frame", "content_sha256", "recipe_id"]
+_FRAME = ["path", "frame", "content_sha256"]
+_IDENTITY = [*_FRAME, "recipe_id"]
 
 
 def score(features: DataFrame, model: Bundle) -> DataFrame:
@@ -43,5 +44,11 @@ def score(features: DataFrame, model: Bundle) -> DataFrame:
 
 def unscored(features: DataFrame, predictions: DataFrame, model_id: str) -> DataFrame:
     """Keep the frames that this model has not scored yet."""
-    done = predictions.where(F.col("model_id") == model_id).select("path", "frame", "content_sha256")
-    return features.join(done, done.columns, "left_anti")
+    done = predictions.where(F.col("model_id") == model_id).select(*_FRAME)
+    return features.join(done, _FRAME, "left_anti")
+
+
+def outdated(features: DataFrame, predictions: DataFrame, model_id: str) -> DataFrame:
+    """Return path, frame, content_sha256 and model_id of predictions whose frame has other features now, or none."""
+    given = predictions.where(F.col("model_id") == model_id).select(*_FRAME, "model_id")
+    return given.join(features.select(*_FRAME), _FRAME, "left_anti")
