@@ -22,11 +22,14 @@ def run(spark: SparkSession, config: Config) -> int:
     recipe = config.recipe_object
     names = recipe.feature_names  # rehearsal: a recipe that does not run stops here
     warehouse = Warehouse.at(config.warehouse)
-    if config.input and index.run(spark, config) != DONE:
-        return NOT_ACCEPTABLE
-    images = tables.read(spark, warehouse, "images", tables.IMAGES)
-    if not warehouse.files("images"):
-        raise ConfigError(f"{warehouse.uri} has no images table: run index first, or give --input")
+    if config.input and config.dry_run:
+        images = index.listing(spark, config)  # what is there now, and not what the last run saw
+    else:
+        if config.input and index.run(spark, config) != DONE:
+            return NOT_ACCEPTABLE
+        images = tables.read(spark, warehouse, "images", tables.IMAGES)
+        if not warehouse.files("images"):
+            raise ConfigError(f"{warehouse.uri} has no images table: run index first, or give --input")
     this = Run("extract")
 
     measured = tables.read(spark, warehouse, "features", tables.features(names))
@@ -39,6 +42,7 @@ def run(spark: SparkSession, config: Config) -> int:
         print(f"extract would process {n_files:,} files ({n_bytes:,} bytes) with recipe {recipe.recipe_id}")
         return DONE
 
+    warehouse.keep_recipe(recipe.recipe_id, recipe.to_dict())
     key = load_key(config.privacy.key_file)
     outcomes = extract_features(spread(todo), recipe, limits=config.limits, key=key)
     # The images are looked at once: everything after this line reads what this one wrote.

@@ -3,30 +3,36 @@
 import sys
 from collections.abc import Sequence
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from medspark.config import Config
 from medspark.errors import ConfigError
-from medspark.files import is_inside
 from medspark.privacy.pseudonym import load_key
 from medspark.spark import tables
 from medspark.spark.launch import DONE, launch
-from medspark.spark.listing import index_table
+from medspark.spark.listing import index_table, is_listed_by
 from medspark.spark.plan import count_listing
 from medspark.spark.runs import Run
 from medspark.warehouse import Warehouse
 
 
-def run(spark: SparkSession, config: Config) -> int:
-    """Write the images table of ``config.input``."""
+def listing(spark: SparkSession, config: Config) -> DataFrame:
+    """Return the images table of ``config.input``, and write nothing."""
     config.require("input", "warehouse")
     warehouse = Warehouse.at(config.warehouse)
     for uri in config.input:
-        if is_inside(warehouse.uri, uri):
+        if is_listed_by(uri, warehouse.uri):
             raise ConfigError(f"warehouse {warehouse.uri} lies inside the input {uri}: put it elsewhere")
+    before = tables.read(spark, warehouse, "images", tables.IMAGES)
+    return index_table(spark, config.input, before, load_key(config.privacy.key_file))
+
+
+def run(spark: SparkSession, config: Config) -> int:
+    """Write the images table of ``config.input``."""
+    images = listing(spark, config)
+    warehouse = Warehouse.at(config.warehouse)
     this = Run("index")
     before = tables.read(spark, warehouse, "images", tables.IMAGES)
-    images = index_table(spark, config.input, before, load_key(config.privacy.key_file))
     if config.dry_run:
         print(f"index would list {images.count():,} files into {warehouse.path('images')}")
         return DONE

@@ -11,7 +11,7 @@ from medspark.config import Config
 from medspark.spark import tables
 from medspark.spark.launch import DONE, launch
 from medspark.spark.runs import Counts, Run
-from medspark.spark.score import score, unscored
+from medspark.spark.score import outdated, score, unscored
 from medspark.warehouse import Warehouse
 
 
@@ -31,8 +31,7 @@ def run(spark: SparkSession, config: Config) -> int:
     if config.dry_run:
         print(f"score would score {n_todo:,} of {n_listed:,} files with {model.model_id}")
         return DONE
-    # What a changed file was given before goes; frames it no longer has, too.
-    obsolete = todo.select("path").distinct().withColumn("model_id", F.lit(model.model_id))
+    obsolete = outdated(features, before, model.model_id)
     tables.replace(score(todo, model), obsolete, warehouse, "predictions", this.run_id)
     counts = Counts(n_listed, n_processed=n_todo, n_unchanged=n_listed - n_todo)
     this.finish(warehouse, counts, recipe_id=recipe.recipe_id, model_id=model.model_id)

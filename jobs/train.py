@@ -41,7 +41,7 @@ def run(spark: SparkSession, config: Config) -> int:
         print(f"train would learn from {n_train:,} frames and test on {len(data.X) - n_train:,}")
         return DONE
     forest = train_forest(spark, data, trees=config.model.trees, depth=config.model.depth, seed=config.model.seed)
-    metrics = evaluate(forest, data)
+    metrics = evaluate(forest, data, positive=config.model.positive)
     saved = bundle.save(
         warehouse.path("models"), forest, manifest=manifest(data, recipe, config, metrics), split_table=data.rows
     )
@@ -50,8 +50,10 @@ def run(spark: SparkSession, config: Config) -> int:
     shown = ("n", "accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
     print(f"train: model {saved.model_id}")
     print("  held out: " + ", ".join(f"{name} {metrics[name]:.4g}" for name in shown if metrics[name] is not None))
-    if metrics["auc"] is not None and metrics["auc"] < config.floor.auc:
-        print(f"train: AUC {metrics['auc']:.4f} is below floor.auc = {config.floor.auc:g}")
+    auc = metrics["auc"]
+    if config.floor.auc and (auc is None or auc < config.floor.auc):
+        is_what = "is not known, a class has no frame on the test side;" if auc is None else f"{auc:.4f} is below"
+        print(f"train: AUC {is_what} floor.auc = {config.floor.auc:g}")
         return NOT_ACCEPTABLE
     return DONE
 

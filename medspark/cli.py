@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import medspark
+from medspark.errors import ConfigError
 
 JOBS = ("index", "extract", "train", "score", "report")
 
@@ -18,7 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A job's own imports are heavy: only the one that runs is loaded.
         job = importlib.import_module(f"medspark.jobs.{arguments[0]}")
         return int(job.main(arguments[1:]))
-    return _other(arguments)
+    try:
+        return _other(arguments)
+    except (ConfigError, OSError) as error:
+        print(f"medspark: {error}", file=sys.stderr)
+        return 2
 
 
 def _other(arguments: list[str]) -> int:
@@ -33,9 +38,14 @@ def _other(arguments: list[str]) -> int:
     phantom.add_argument("directory", type=Path)
     phantom.add_argument("--patients", type=int, default=40)
     phantom.add_argument("--seed", type=int, default=42)
+    commands.add_parser("doctor", help="say what is installed, prove every decoder, tell what to install")
     for job in JOBS:
         commands.add_parser(job, help="a job of the line", add_help=False)
     options = parser.parse_args(arguments)
+    if options.command == "doctor":
+        from medspark import doctor
+
+        return doctor.main()
 
     from medspark.phantom import write_archive
 

@@ -27,6 +27,7 @@ from medspark.frame import DEFAULT_LIMITS, Image
 from medspark.java import java_home
 from medspark.readers import codecs, dicom
 
+_BUILT_IN = "built in"
 OK, WRONG, NOT_MEANT, MISSING = "ok", "WRONG", "-", "missing"
 ADVICE = f"missing: {codecs.EXTRA}"
 
@@ -175,7 +176,7 @@ class Sample:
         dataset.HighBit = dataset.BitsStored - 1
         is_native = self.syntax in uid.UncompressedTransferSyntaxes
         dataset.PixelData = self.frame if is_native else encapsulate([self.frame])
-        dataset["PixelData"].VR = "OB" if not is_native else "OW"
+        dataset["PixelData"].VR = "OW" if is_native and dataset.BitsAllocated > 8 else "OB"
         file = io.BytesIO()
         pydicom.dcmwrite(file, dataset, enforce_file_format=True)
         return file.getvalue()
@@ -211,10 +212,12 @@ def whole(sample: Sample) -> str:
 def _matrix() -> tuple[list[str], bool]:
     libraries = list(dict.fromkeys(codec.library for entry in codecs.SYNTAXES.values() for codec in entry))
     rows = [["transfer syntax", "bits", *libraries, "read"]]
-    for sample in samples():
-        found = {codec.library: cell(codec, sample) for codec in codecs.SYNTAXES.get(sample.syntax, ())}
+    for sample in sorted(samples(), key=lambda sample: list(_NAMES).index(sample.syntax)):
         read = whole(sample)
-        rows.append([sample.name, sample.depth, *(found.get(library, NOT_MEANT) for library in libraries), read])
+        found = {codec.library: cell(codec, sample) for codec in codecs.SYNTAXES.get(sample.syntax, ())}
+        found = found or {_BUILT_IN: read}  # uncompressed: pydicom needs nobody
+        cells = [found.get(library, NOT_MEANT) for library in libraries]
+        rows.append([sample.name, sample.depth, *cells, codecs.EXTRA if read == MISSING else read])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     said = {text for row in rows[1:] for text in row[2:]}
@@ -225,7 +228,7 @@ def _matrix() -> tuple[list[str], bool]:
             "",
             f"{WRONG}: the library is installed, and does not give the pixels of the sample; install it again",
         ]
-    lines += ["", "No library that medspark may use reads MPEG and HEVC video, JPEG XL, or JPEG 2000 Part 2."]
+    lines += ["", "Not read: MPEG and HEVC video, JPEG XL, JPEG 2000 Part 2."]
     return lines, WRONG not in said
 
 
@@ -247,14 +250,13 @@ def _pictures() -> dict[str, Image]:
 def samples() -> Iterator[Sample]:
     """Yield a picture in each transfer syntax and depth: some made here, the others carried."""
     for syntax in uid.UncompressedTransferSyntaxes:
-        for depth in ("8", "16", "16 signed"):
+        for depth in ("8", "16"):
             pixels = _pictures()[depth]
             yield Sample(syntax, depth, (pixels if syntax.is_little_endian else pixels.byteswap()).tobytes())
     for depth in ("1", "8", "8 rgb", "16", "32"):
-        packed = _packed(depth)
-        yield Sample(codecs.ENCAPSULATED, depth, packed)
+        yield Sample(codecs.ENCAPSULATED, depth, _packed(depth))
         deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-        yield Sample(codecs.DEFLATED_FRAME, depth, deflate.compress(packed) + deflate.flush())
+        yield Sample(codecs.DEFLATED_FRAME, depth, deflate.compress(_packed(depth)) + deflate.flush())
         yield Sample(uid.RLELossless, depth, _rle(depth))
     for (name, depth), text in _CARRIED.items():
         for syntax in _CARRIED_IN[name]:
@@ -319,9 +321,9 @@ _CARRIED_IN: dict[str, tuple[uid.UID, ...]] = {
     "JPEG 2000": (uid.JPEG2000Lossless, uid.JPEG2000),
     "HTJ2K": (uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K),
 }
-# ``_pictures()`` in base 85, encoded by imagecodecs 2026.3.6 (libjpeg-turbo 3.1.3, CharLS 2.4.3, OpenJPEG 2.5.4, OpenJPH
-# 0.26.3): jpeg8_encode(level=95, optimize=True) and (lossless=True, predictor=7 or 1), jpegls_encode(level=0 or 2),
-# jpeg2k_encode(level=0, reversible=True, codecformat="j2k", resolutions=1), htj2k_encode(reversible=True, resolutions=1)
+# ``_pictures()`` in base 85, encoded by imagecodecs 2026.3.6 (libjpeg-turbo 3.1.3, CharLS 2.4.3, OpenJPEG 2.5.4 and
+# OpenJPH 0.26.3): jpeg8_encode with level=95, or lossless=True and the predictor; jpegls_encode with level 0, or 2 for
+# near lossless; jpeg2k_encode with level=0 and codecformat="j2k", htj2k_encode, both reversible with one resolution.
 _CARRIED: dict[tuple[str, str], str] = {
     ("JPEG", "8"): (
         "|JeWF01!$>Nk#wx0RR9200961|JwjV00IF40RaI50RaI50s;a81OoyB0s;jD1Oo&H1qKEN1qKEN2MGuU2MGrT1_%oX2?`1d3JL}Y3k(Yi3<("

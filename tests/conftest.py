@@ -42,3 +42,22 @@ def spark(spark_session):
     spark_session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
     spark_session.sparkContext.setLogLevel("ERROR")
     return spark_session
+
+
+@pytest.fixture(scope="session")
+def hospital(spark, tmp_path_factory):
+    """A synthetic archive that went through the whole line once; many tests look at it, none may write to it."""
+    from line import Hospital, run
+
+    from medspark.jobs import extract, index, report, score, train
+    from medspark.phantom import write_archive
+
+    home = tmp_path_factory.mktemp("hospital")
+    archive, warehouse = home / "archive", home / "warehouse"
+    done = Hospital(archive, warehouse, write_archive(archive, patients=10, seed=3))
+    jobs = {"index": index, "extract": extract, "train": train, "score": score, "report": report}
+    for name, job in jobs.items():
+        inputs = ("--input", archive) if name == "index" else ()
+        options = (*inputs, "--warehouse", warehouse, "--labels", done.inventory.labels)
+        done.codes[name], done.printed[name] = run(job, spark, *options)
+    return done

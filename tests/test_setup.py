@@ -20,9 +20,8 @@ def asked_for():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     extras = config["options.extras_require"]
-    return [
-        line for part in (config["options"]["install_requires"], extras["dev"], extras["java"]) for line in part.split()
-    ]
+    parts = (config["options"]["install_requires"], extras["codecs"], extras["dev"], extras["java"])
+    return [line for part in parts for line in part.split()]
 
 
 @pytest.mark.parametrize("requirement", [Requirement(line) for line in asked_for()], ids=lambda each: each.name)

@@ -158,7 +158,10 @@ def read_stream(src: bytes, runner: DecodeRunner) -> Stream:
     elif runner.transfer_syntax in (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes):
         stream = _jpeg_stream(src, str(runner.photometric_interpretation))
     else:
-        return _bare_stream(runner)
+        stream = _bare_stream(runner)
+        if runner.transfer_syntax == uid.RLELossless:
+            _check_rle(src, stream)
+        return stream
     said, found = (runner.rows, runner.columns, runner.samples_per_pixel), (stream.rows, stream.columns, stream.samples)
     if said != found:
         raise CorruptError(f"rows, columns and samples are {said} in the header, {found} in the compressed image")
@@ -226,6 +229,16 @@ def _bare_stream(runner: DecodeRunner) -> Stream:
     return stream
 
 
+def _check_rle(src: bytes, stream: Stream) -> None:
+    """Compare the header of a frame with its segments, one for each byte of a pixel (PS3.5 G.5)."""
+    n_segments = max(1, stream.samples * stream.bits // 8)
+    if len(src) < 64 or n_segments > 15:
+        raise CorruptError("no RLE header")
+    n_found, *starts = struct.unpack_from(f"<{n_segments + 1}I", src)
+    if n_found != n_segments or starts[0] != 64 or sorted({*starts, len(src)}) != [*starts, len(src)]:
+        raise CorruptError(f"the RLE header does not describe {n_segments} segments")
+
+
 # The libraries
 
 
@@ -290,10 +303,13 @@ def _pillow_jpeg2000(src: bytes, stream: Stream) -> Image:
 
 def _pylibjpeg_rle(src: bytes, stream: Stream) -> Image:
     decode = _module("rle.utils").decode_pixel_data
-    if stream.bits == 1:
-        data = decode(src, version=2, rows=1, columns=stream.n_bytes, bits_allocated=8)
-    else:
-        data = decode(src, version=2, rows=stream.rows, columns=stream.columns, bits_allocated=stream.bits)
+    rows, columns, bits = (1, stream.n_bytes, 8) if stream.bits == 1 else (stream.rows, stream.columns, stream.bits)
+    try:
+        data = decode(src, version=2, rows=rows, columns=columns, bits_allocated=bits)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - a panic of Rust's is no Exception; some writers pad, which is no damage
+        return _pydicom_rle(src, stream)
     return _shaped(data, stream, stream.bits, is_planar=True)
 
 

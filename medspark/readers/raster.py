@@ -45,6 +45,7 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
         if not is_complete or len(found) != header.n_pages:
             raise _failure(content, kind)
         pages = list(found)
+    pages = [_as_lying(*page) for page in zip(pages, header.orientations or [1] * len(pages), strict=True)]
     for number, pixels in enumerate(pages):
         shown = _as_stored(pixels, header) if raw else pixels
         yield Frame(shown, number=number, is_inverted=header.is_inverted, flags=_flags(content, kind))
@@ -56,6 +57,7 @@ class _Header(NamedTuple):
     n_pages: int = 1
     is_cmyk: bool = False  # a JPEG for print
     is_gray_alpha: bool = False
+    orientations: tuple[int, ...] = ()  # of the pages of a TIFF, which OpenCV turns
     is_inverted: bool = False  # a TIFF whose zeros are white; OpenCV turns 8 bits and fewer itself
 
 
@@ -90,7 +92,8 @@ def _tiff_header(content: bytes) -> _Header:
         images = [(page.imagelength, page.imagewidth) for page in pages]
         tiles = [(page.tilelength, page.tilewidth) for page in pages]  # decoded whole, however small the image
         rows, columns = max(images + tiles, key=math.prod)
-        return _Header(rows, columns, len(pages), is_inverted=is_inverted)
+        turned = tuple(page.tags.valueof(274, 1) for page in pages)
+        return _Header(rows, columns, len(pages), orientations=turned, is_inverted=is_inverted)
 
 
 @contextmanager
@@ -115,6 +118,13 @@ def _decode(data: Image, flags: int, content: bytes, kind: str) -> Image:
     if pixels is None:
         raise _failure(content, kind)
     return pixels
+
+
+def _as_lying(pixels: Image, orientation: int) -> Image:
+    """Return a page as it lies in the file: without the turn that its orientation asks for."""
+    mirrored = pixels[:, ::-1] if orientation in {2, 4, 5, 7} else pixels
+    quarters = {3: 2, 4: 2, 5: 1, 6: 1, 7: 3, 8: 3}.get(orientation, 0)
+    return np.ascontiguousarray(np.rot90(mirrored, quarters))
 
 
 def _cmyk(content: bytes, kind: str) -> Image:
