@@ -367,6 +367,21 @@ def test_nothing_of_a_patient_is_ever_said_about_a_broken_object(content):
     assert "19010203" not in told
 
 
+@pytest.mark.parametrize(
+    "place", ["pydicom.dcmread", "medspark.readers.dicom._spacing", "medspark.readers.dicom._text"]
+)
+def test_what_a_library_says_is_not_repeated(place, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError(f"could not convert {CANARY} to float")
+
+    content = make_dicom(PIXELS)
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(CorruptError, match="ValueError") as caught:
+        read_image(content)
+    assert CANARY not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
 def test_the_objects_with_a_patients_data_are_read_when_nothing_is_broken():
     for name in ("explicit", "implicit", "deflated", "JPEG 2000"):
         np.testing.assert_array_equal(read_image(TOLD[name])[0].pixels, PIXELS * 1.5)

@@ -155,7 +155,11 @@ def test_the_bundle_says_what_was_learned_from_whom_and_how_well(hospital):
     split = pq.read_table(bundle / "split.parquet").to_pylist()
     assert manifest["classes"] == ["lesion", "normal"]
     assert manifest["parameters"] == {
-        **{"kind": "forest", "engine": "exact", "trees": 100, "depth": 3, "seed": 42},
+        "kind": "forest",
+        "engine": "exact",
+        "trees": 100,
+        "depth": 3,
+        "seed": 42,
         "positive": "",
     }
     assert manifest["training"]["n_patients_on_both_sides"] == 0
