@@ -43,8 +43,10 @@ def _other(arguments: list[str]) -> int:
         commands.add_parser(job, help="a job of the line", add_help=False)
     options = parser.parse_args(arguments)
     if options.command == "doctor":
-        from medspark import doctor
-
+        try:
+            from medspark import doctor
+        except ImportError as error:
+            raise ConfigError(f"a package of the core is missing ({error}): pip install medspark") from None
         return doctor.main()
 
     from medspark.phantom import write_archive

@@ -45,8 +45,9 @@ def report() -> tuple[list[str], bool]:
 
 _PACKAGES = {  # what is imported: what is installed
     "pyspark": "pyspark", "numpy": "numpy", "cv2": "opencv-python-headless", "pydicom": "pydicom", "PIL": "pillow",
-    "tifffile": "tifffile", "scipy": "scipy", "skimage": "scikit-image", "sklearn": "scikit-learn", "numba": "numba",
-    "pandas": "pandas", "pyarrow": "pyarrow", "deltalake": "deltalake",
+    "simplejpeg": "simplejpeg", "tifffile": "tifffile", "scipy": "scipy", "skimage": "scikit-image",
+    "sklearn": "scikit-learn", "numba": "numba", "pandas": "pandas", "pyarrow": "pyarrow", "deltalake": "deltalake",
+    "matplotlib": "matplotlib", "jinja2": "jinja2",
 }  # fmt: skip
 
 
@@ -237,7 +238,7 @@ def _pictures() -> dict[str, Image]:
     ramp = np.arange(24).reshape(4, 6)
     gray = (ramp * 10).astype(np.uint8)
     return {
-        "1": (ramp % 3 == 0).astype(np.uint8),
+        "1": (ramp % 5 == 0).astype(np.uint8),
         "8": gray,
         "8 rgb": np.stack([gray, 255 - gray, np.full_like(gray, 90)], axis=-1),
         "12": (ramp * 170).astype(np.uint16),

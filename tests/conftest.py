@@ -5,12 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before anything starts Spark: executors must run this Python, on a Java that was found the way the jobs find it.
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["MEDSPARK_KEY"] = "a key for tests, not for patients"
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+settings.register_profile("medspark", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("medspark")
 
 SHARED = Path(os.environ.get("MEDSPARK_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -1,12 +1,16 @@
 """medspark doctor: what it says of an installation that lacks something, or has something broken."""
 
+import configparser
 import os
 import re
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from pydicom import uid
 
 from medspark import doctor
@@ -147,6 +151,20 @@ def test_without_a_package_of_the_core_it_exits_with_2_and_names_it(monkeypatch,
     monkeypatch.setitem(sys.modules, "deltalake", None)  # as if it were not installed
     assert main(["doctor"]) == 2
     assert re.search(r"^deltalake +WRONG .*: pip install 'deltalake'$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_every_package_of_the_core_is_looked_for():
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).parents[1] / "setup.cfg")
+    wanted = {Requirement(line).name for line in config["options"]["install_requires"].split()}
+    assert set(doctor._PACKAGES.values()) == wanted
+
+
+def test_without_what_the_doctor_itself_needs_it_exits_with_2_and_names_it():
+    code = "import sys; sys.modules['cv2'] = None; from medspark.cli import main; sys.exit(main(['doctor']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"medspark: a package of the core is missing \(.*cv2.*\): pip install medspark\n", done.stderr)
 
 
 def test_less_memory_than_all_tasks_may_take_is_told_with_a_limit_that_fits(monkeypatch):

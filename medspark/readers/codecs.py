@@ -50,7 +50,7 @@ class Stream:
     process: int = 0  # of JPEG: 0-2 lossy, 3 lossless
     is_ycc: bool = False  # of JPEG: libjpeg takes the components for luma and chroma
     wants_rgb: bool = False  # of JPEG: and is to convert them
-    color_space: int = 0  # of JPEG 2000 in a JP2 file: the one of its list, which a decoder may convert from
+    start: int = 0  # of JPEG 2000: where the image itself begins; a JP2 header may ask for a colour conversion
     is_planar: bool = False  # of formats without a header: all red, all green, all blue
 
     @property
@@ -130,7 +130,7 @@ def _decode_frame(src: bytes, runner: DecodeRunner) -> memoryview:
     syntax = runner.transfer_syntax
     try:
         stream = read_stream(src, runner)
-        array = choose(syntax, stream).decode(src, stream).reshape(stream.shape)
+        array = choose(syntax, stream).decode(src[stream.start :], stream).reshape(stream.shape)
     except (ImageError, MemoryError) as error:
         raise RefusedError(error) from None
     except (KeyboardInterrupt, SystemExit):
@@ -139,10 +139,7 @@ def _decode_frame(src: bytes, runner: DecodeRunner) -> memoryview:
         raise RefusedError(CorruptError(f"not decodable as {syntax.name} ({type(error).__name__})")) from None
     runner.set_option("bits_allocated", 8 * array.itemsize)
     runner.set_option("planar_configuration", 0)
-    if runner.photometric_interpretation in ("YBR_RCT", "YBR_ICT"):  # undone by every decoder of JPEG 2000
-        runner.set_option("photometric_interpretation", "RGB")
-    # Writable: pydicom corrects signs in place.
-    return np.require(array, requirements=["C_CONTIGUOUS", "WRITEABLE"]).data.cast("B")
+    return np.ascontiguousarray(array).data.cast("B")
 
 
 # What a frame says of itself
@@ -175,11 +172,7 @@ def _jpeg2000_stream(src: bytes) -> Stream:
     right, bottom, left, top = struct.unpack_from(">4I", src, start + 8)
     (samples,) = struct.unpack_from(">H", src, start + 40)
     depth = src[start + 42]
-    listed = src.find(b"colr\x01", 0, start)  # then two bytes and the number (ISO 15444-1 I.5.3.3)
-    color_space = int.from_bytes(src[listed + 7 : listed + 11], "big") if listed >= 0 else 0
-    return Stream(
-        bottom - top, right - left, samples, (depth & 127) + 1, is_signed=depth > 127, color_space=color_space
-    )
+    return Stream(bottom - top, right - left, samples, (depth & 127) + 1, is_signed=depth > 127, start=start)
 
 
 def _jpeg_stream(src: bytes, photometric: str) -> Stream:
@@ -356,8 +349,7 @@ def _is_imagecodecs_jpeg(stream: Stream) -> bool:
 
 
 def _is_opencv_jpeg2000(stream: Stream) -> bool:
-    is_as_stored = stream.color_space in (0, 16, 17)  # none, sRGB, gray
-    return is_as_stored and 8 <= stream.bits <= 16 and not stream.is_signed and stream.samples in (1, 3)
+    return 8 <= stream.bits <= 16 and not stream.is_signed and stream.samples in (1, 3)
 
 
 def _is_pillow_jpeg2000(stream: Stream) -> bool:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image as Pillow
 from pydicom import uid
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import Decoder
 from pydicom.pixels.encoders.base import RLELosslessEncoder
 
 from medspark.errors import CorruptError, ImageError, TruncatedError, UnsupportedTransferSyntaxError
@@ -282,6 +284,16 @@ def test_a_jpeg_is_converted_once_whoever_does_it(transform, photometric, stored
     np.testing.assert_allclose(outcome(content, raw=False)[3, 5], 0.299 * 200 + 0.587 * 60 + 0.114 * 20, atol=1.5)
 
 
+@pytest.mark.parametrize("space", ["SRGB", "SYCC"])
+def test_a_color_space_around_a_jpeg_2000_codestream_changes_no_stored_value(space, installed):
+    assert installed  # OpenCV and OpenJPEG would both convert
+    imagecodecs = pytest.importorskip("imagecodecs")
+    pixels = noise(8, samples=3)
+    code = imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="jp2", colorspace=space)
+    assert b"colr\x01\0\0\0\0\0" + {"SRGB": b"\x10", "SYCC": b"\x12"}[space] in code
+    np.testing.assert_array_equal(outcome(made(pixels, uid.JPEG2000Lossless, bytes(code))), pixels)
+
+
 # What is refused
 
 
@@ -339,6 +351,8 @@ def test_a_run_beyond_the_end_of_an_rle_segment_is_cut_off_as_by_pydicom(install
         segments(b"\x3e" + bytes(63), b"\x3d" + bytes(62)),  # short of a byte
         struct.pack("<16I", 2, 64, 4000, *[0] * 13) + bytes(200),
         struct.pack("<16I", 2, 100, 64, *[0] * 13) + bytes(200),
+        struct.pack("<16I", 258, 64, 128, *[0] * 13) + (b"\x3e" + bytes(63)) * 2,  # of which pylibjpeg-rle sees the 2
+        struct.pack("<16I", 2, 66, 130, *[0] * 13) + b"\0\0" + (b"\x3e" + bytes(63)) * 2,  # not behind the header
     ],
 )
 def test_an_rle_frame_that_contradicts_itself_is_corrupt(frame, installed):
@@ -350,6 +364,18 @@ def test_an_encapsulated_frame_too_short_is_truncated():
     pixels = noise(16)
     with pytest.raises(TruncatedError, match="a frame has 124 of 126 bytes"):
         read_image(made(pixels, codecs.ENCAPSULATED, pixels.tobytes()[:-2]))
+
+
+def test_a_deflated_frame_is_inflated_no_further_than_the_header_says():
+    pixels = np.zeros((7, 9), np.uint8)
+    content = made(pixels, codecs.DEFLATED_FRAME, deflated(np.zeros(50_000_000, np.uint8)))
+    outcome(content)  # what is imported for the first time does not count
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(outcome(content), pixels)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("tail", [b"100", b"110", b"1.2"])  # MPEG-2, JPEG XL, none at all
@@ -391,10 +417,13 @@ def test_no_decoder_is_taken_from_pydicom_and_none_is_given_to_it():
 
 
 def test_out_of_memory_is_told_as_such(monkeypatch):
-    def greedy(_src, _stream):
+    def greedy(*_args, **_kwargs):
         raise MemoryError
 
     codec = codecs.Codec("greedy", "numpy", greedy, lambda _: True)
     monkeypatch.setitem(codecs.SYNTAXES, uid.RLELossless, (codec,))
     with pytest.raises(MemoryError):
         read_image(made(noise(8), uid.RLELossless, rle(noise(8))))
+    monkeypatch.setattr(Decoder, "iter_array", lambda *_, **__: (greedy() for _ in [0]))  # pydicom's own
+    with pytest.raises(MemoryError):
+        read_image(make_dicom())

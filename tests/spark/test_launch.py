@@ -33,6 +33,10 @@ def worker_raises(spark, config):
         raise ValueError("of Nobody^Test" + chr(10) + "Nobody^Test: was here")
     return spark.range(4).mapInArrow(fail, "id long").count()
 
+def task_is_cancelled(spark, config):
+    rows = spark.range(10**6).mapInArrow(lambda batches: batches, "id long")
+    return int(rows.isEmpty())
+
 def session_is_left(spark, config):
     return int(spark.sparkContext.appName != "medspark-test" or spark.conf.get("spark.sql.session.timeZone") != "UTC")
 
@@ -54,6 +58,7 @@ def damaged_log():
 cases = {
     "acceptable": lambda: start(session_is_left),
     "not acceptable": lambda: start(lambda spark, config: 1),
+    "cancelled": lambda: start(task_is_cancelled),
     "missing input": lambda: index.main(["--input", str(home / "no/such"), "--warehouse", str(warehouse)]),
     "contract": lambda: start(contract),
     "worker raises": lambda: start(worker_raises),
@@ -88,6 +93,7 @@ def launched(tmp_path_factory):
     [
         ("acceptable", 0, ""),
         ("not acceptable", 1, ""),
+        ("cancelled", 0, ""),
         (
             "missing input",
             2,
