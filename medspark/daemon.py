@@ -1,22 +1,26 @@
-"""pyspark's daemon, silent about workers that outlive those they worked for.
+"""pyspark's worker daemon, silent where Spark stops, or cancels a task, under a worker.
 
-When a task is cancelled (``show()`` has its rows) or a session ends, an idle worker finds its socket closed. pyspark then
-prints the trace of a BrokenPipeError on stderr, where it looks like a job that failed. Every other trace is printed.
-Spark starts this module by the setting ``spark.python.daemon.module``.
+A worker that waits for its next task when the session ends tries to report the end of its input to a JVM that is gone,
+and pyspark prints the traceback: noise at the end of a run that went well. ``spark.python.daemon.module`` names this
+module in conf/spark/local.conf; its standard input and arguments are those of ``pyspark.daemon``. It is not in
+``medspark.spark``, which would bring Arrow and OpenBLAS with their threads into a process that forks.
 """
 
-import sys
-import traceback
-from types import SimpleNamespace
+import socket
 
 from pyspark import daemon
 
+_worker = daemon.worker
 
-def _print_exc() -> None:
-    if not isinstance(sys.exception(), BrokenPipeError):
-        traceback.print_exc()
+
+def worker(sock: socket.socket, authenticated: bool) -> int:  # noqa: FBT001 - as pyspark calls it
+    """Serve tasks as pyspark does; return 1, for a worker that is not used again, when nobody listens any more."""
+    try:
+        return int(_worker(sock, authenticated))
+    except BrokenPipeError:
+        return 1
 
 
 if __name__ == "__main__":
-    daemon.traceback = SimpleNamespace(print_exc=_print_exc, format_exc=traceback.format_exc)  # type: ignore[assignment]
+    daemon.worker = worker
     daemon.manager()
