@@ -12,6 +12,7 @@ from medspark.config import load, parser
 from medspark.jobs import extract, index, report, score, train
 from medspark.phantom import Inventory, write_archive
 from medspark.spark import tables
+from medspark.spark.launch import plain_warnings
 from medspark.spark.session import session
 from medspark.warehouse import Warehouse
 
@@ -26,6 +27,7 @@ def main() -> int:
     options = ["--input", str(ARCHIVE), "--warehouse", str(WAREHOUSE), "--labels", str(inventory.labels)]
     options += ["--set", "model.positive=lesion"]
     config = load(parser("demo", __doc__ or "").parse_args(options))
+    plain_warnings()
     spark = session("demo")
     try:
         index.run(spark, config)

@@ -211,7 +211,7 @@ def packages(source):
 
 def test_only_the_adapters_know_spark():
     knowing = {unit(path) for path in SOURCES if packages(path) & {"pyspark", "py4j"}}
-    assert knowing == {"spark", "jobs", "demo"}
+    assert knowing == {"spark", "daemon", "jobs", "demo"}
 
 
 def test_the_adapters_know_no_image_library_and_the_kernels_nothing_but():

@@ -3,6 +3,7 @@
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 from deltalake.exceptions import DeltaError
@@ -23,6 +24,7 @@ def launch(
 
     from medspark.spark.session import session
 
+    plain_warnings()
     try:
         config = load(parser(job, description).parse_args(argv))
         config.require("warehouse")
@@ -43,6 +45,11 @@ def launch(
     except Exception:  # noqa: BLE001 - a fault of ours, to be seen; Python's own exit code 1 would mean done
         traceback.print_exc()
         return ENGINE_FAILED
+
+
+def plain_warnings() -> None:
+    """Say what a warning says, and not where in our code it was said."""
+    warnings.formatwarning = lambda message, *_: f"medspark: {message}\n"
 
 
 def _cause(error: Exception) -> str:
