@@ -20,7 +20,7 @@ from medspark.warehouse import Warehouse
 def run(spark: SparkSession, config: Config) -> int:
     """Write the features and quarantine of every image that is new or changed under this recipe."""
     recipe = config.recipe_object
-    names = recipe.feature_names  # rehearsal: a recipe that does not run stops here
+    _ = recipe.feature_names  # rehearsal: a recipe that does not run stops here
     warehouse = Warehouse.at(config.warehouse)
     if config.input and config.dry_run:
         images = index.listing(spark, config)  # what is there now, and not what the last run saw
@@ -32,10 +32,9 @@ def run(spark: SparkSession, config: Config) -> int:
             raise ConfigError(f"{warehouse.uri} has no images table: run index first, or give --input")
     this = Run("extract")
 
-    measured = tables.read(spark, warehouse, "features", tables.features(names))
-    failed = tables.read(spark, warehouse, "quarantine", tables.QUARANTINE)
-    is_mine = F.col("recipe_id") == recipe.recipe_id
-    planned = plan.with_plan(images, measured.where(is_mine), failed.where(is_mine), retry=config.run.retry)
+    measured = tables.read_features(spark, warehouse, recipe)
+    failed = tables.only_recipe(tables.read(spark, warehouse, "quarantine", tables.QUARANTINE), recipe)
+    planned = plan.with_plan(images, measured, failed, retry=config.run.retry)
     todo = plan.only_todo(planned)
     if config.dry_run:
         n_files, n_bytes = size(todo)
@@ -57,10 +56,11 @@ def run(spark: SparkSession, config: Config) -> int:
     tables.publish(warehouse, "images", tables.IMAGES, this.run_id, replaced="all")
     warehouse.discard("_outcomes", this.run_id)
 
-    counts = plan.count(tables.read(spark, warehouse, "images", tables.IMAGES))
+    images = tables.read(spark, warehouse, "images", tables.IMAGES)
+    counts = plan.count(images)
     this.finish(warehouse, counts, recipe_id=recipe.recipe_id)
     print(f"extract: {counts}")
-    for reason, number in plan.reasons(tables.read(spark, warehouse, "images", tables.IMAGES)):
+    for reason, number in plan.reasons(images):
         print(f"  {reason}: {number:,}")
     if counts.n_quarantined > config.run.max_failed * counts.n_listed:
         print(f"extract: more than run.max_failed = {config.run.max_failed:g} of the files are in quarantine")

@@ -22,8 +22,7 @@ def run(spark: SparkSession, config: Config) -> int:
     model = bundle.find(warehouse.path("models"), recipe_id=recipe.recipe_id, model_id=config.model_id)
     model.check_features(recipe.feature_names, recipe.recipe_id)
     this = Run("score")
-    is_mine = F.col("recipe_id") == recipe.recipe_id
-    features = tables.read(spark, warehouse, "features", tables.features(recipe.feature_names)).where(is_mine)
+    features = tables.read_features(spark, warehouse, recipe)
     before = tables.read(spark, warehouse, "predictions", tables.PREDICTIONS)
     todo = unscored(features, before, model.model_id)
     n_listed = features.select("path").distinct().count()

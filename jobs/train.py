@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 from medspark import bundle
 from medspark.config import Config
@@ -22,8 +21,7 @@ def run(spark: SparkSession, config: Config) -> int:
     recipe = config.recipe_object
     warehouse = Warehouse.at(config.warehouse)
     this = Run("train")
-    is_mine = F.col("recipe_id") == recipe.recipe_id
-    features = tables.read(spark, warehouse, "features", tables.features(recipe.feature_names)).where(is_mine)
+    features = tables.read_features(spark, warehouse, recipe)
     if features.isEmpty():
         raise ConfigError(
             f"{warehouse.uri} has no features of recipe {recipe.recipe_id}: run extract with this recipe first"

@@ -22,7 +22,7 @@ def with_plan(
     failed = quarantined.groupBy(*_SAME).agg(F.min("reason").alias("_reason"))
     joined = _with_known(_with_known(images, done), failed)
     is_left_out = F.col("status") == "skipped"
-    is_failed = F.col("_reason").isNotNull() & ~F.col("_reason").isin(*retry) if retry else F.col("_reason").isNotNull()
+    is_failed = F.col("_reason").isNotNull() & ~F.col("_reason").isin(list(retry))
     status = (
         F.when(is_left_out, "skipped")
         .when(is_failed, "quarantined")

@@ -36,10 +36,9 @@ def summarise(
 ) -> Report:
     """Return the report of a warehouse under one recipe, and of a model if there is one."""
     recipe = config.recipe_object
-    is_mine = F.col("recipe_id") == recipe.recipe_id
     images = tables.read(spark, warehouse, "images", tables.IMAGES)
-    features = tables.read(spark, warehouse, "features", tables.features(recipe.feature_names)).where(is_mine)
-    quarantine = tables.read(spark, warehouse, "quarantine", tables.QUARANTINE).where(is_mine)
+    features = tables.read_features(spark, warehouse, recipe)
+    quarantine = tables.only_recipe(tables.read(spark, warehouse, "quarantine", tables.QUARANTINE), recipe)
     predictions = tables.read(spark, warehouse, "predictions", tables.PREDICTIONS)
     return Report(
         run_id=run_id,

@@ -21,6 +21,7 @@ from pyspark.sql.types import (
 )
 
 from medspark.errors import ContractError
+from medspark.recipe import Recipe
 from medspark.warehouse import Warehouse
 
 _TEXT, _INT, _LONG, _DOUBLE, _TIME = StringType(), IntegerType(), LongType(), DoubleType(), TimestampType()
@@ -99,6 +100,16 @@ def read(spark: SparkSession, warehouse: Warehouse, name: str, schema: StructTyp
     files = warehouse.files(name)
     # An empty Arrow table stays in the JVM; an empty list would start a Python worker wherever the table is used.
     return spark.read.schema(schema).parquet(*files) if files else spark.createDataFrame(arrow(schema).empty_table())
+
+
+def read_features(spark: SparkSession, warehouse: Warehouse, recipe: Recipe) -> DataFrame:
+    """Return the features that a recipe made, with its columns."""
+    return only_recipe(read(spark, warehouse, "features", features(recipe.feature_names)), recipe)
+
+
+def only_recipe(table: DataFrame, recipe: Recipe) -> DataFrame:
+    """Keep the rows that a recipe made."""
+    return table.where(F.col("recipe_id") == recipe.recipe_id)
 
 
 def stage(table: DataFrame, warehouse: Warehouse, name: str, run_id: str) -> None:
