@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medspark.containers import Archive
 from medspark.phantom import write_dicom_set
-from medspark.readers import dicom
+from medspark.readers import headers
 
 ROUNDS = 3
 Measured = Callable[[Path], None]
@@ -29,7 +29,7 @@ Measured = Callable[[Path], None]
 def facts(path: Path) -> None:
     """Read what the index reads."""
     with path.open("rb") as file:
-        dicom.header(file)
+        headers.header(file)
 
 
 def full_header(path: Path) -> None:
@@ -42,7 +42,7 @@ def member_facts(archive: Path) -> None:
     opened = Archive.read(archive.open("rb"))
     for name in opened.members:
         with opened.open(name) as member:
-            dicom.header(member)
+            headers.header(member)
     opened.close()
 
 

@@ -28,7 +28,7 @@ from medspark.errors import (
 )
 from medspark.files import show_path
 from medspark.frame import DEFAULT_LIMITS, Frame, Image
-from medspark.readers import dicom, read_image
+from medspark.readers import headers, read_image
 from medspark.readers.formats import HEAD_BYTES, sniff
 
 __all__ = ["VERDICTS", "Instance", "Series", "SeriesList", "Skipped", "group", "group_instances"]
@@ -188,7 +188,7 @@ def _instances(path: str) -> list[Instance]:
         if kind != "dicom":
             raise UnsupportedFormatError(f"{kind} files belong to no series")
         file.seek(0)
-        return [Instance(path, **facts) for facts in dicom.placements(file)]
+        return [Instance(path, **facts) for facts in headers.placements(file)]
 
 
 @contextmanager

@@ -2,17 +2,14 @@
 
 import io
 import itertools
-import math
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import pydicom
-from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -25,32 +22,10 @@ from medspark.errors import (
     TruncatedError,
 )
 from medspark.frame import Frame, Image, VoiLut, Window
-from medspark.readers import codecs, tags
-from medspark.readers.formats import HEAD_BYTES, bare_dicom_offset, sniff
-
-DIRECTORY = "1.2.840.10008.1.3.10"
-"""The SOP class of a DICOMDIR: a table of contents, no image."""
+from medspark.readers import codecs, elements
+from medspark.readers.formats import HEAD_BYTES, sniff
 
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_TEXT_TAGS = {
-    tags.SYNTAX: "transfer_syntax_uid",
-    0x00080016: "sop_class_uid",
-    0x00080060: "modality",
-    0x00080070: "manufacturer",
-    0x00100020: "patient_id",
-    0x0020000D: "study_uid",
-    0x0020000E: "series_uid",
-    0x00280004: "photometric_interpretation",
-}
-_NUMBER_TAGS = {0x00280010: "rows", 0x00280011: "columns", 0x00280101: "bits_stored"}
-_NUMBER_OF_FRAMES, _MEDIA_STORAGE_CLASS = 0x00280008, 0x00020002
-_WALKED = frozenset((*_TEXT_TAGS, *_NUMBER_TAGS, _NUMBER_OF_FRAMES, _MEDIA_STORAGE_CLASS))
-_PLACE_KEYWORDS = (
-    "SeriesInstanceUID", "SOPInstanceUID", "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames",
-    "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-)  # fmt: skip
-_MAX_PLACED_FRAMES = 1 << 17  # what a header promises costs nothing to write
 
 
 def can_read(content: bytes) -> bool:
@@ -65,7 +40,7 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
     where slope and intercept are whole, else float64; colour becomes luma. With ``raw``: the stored values as they are.
     Raises NoPixelDataError, TooLargeError, TruncatedError, CorruptError or UnsupportedTransferSyntaxError.
     """
-    with _quiet(), _own_errors():
+    with elements.quiet(), _own_errors():
         dataset = _parse(content)
         _check(dataset, max_pixels)
         identity = {
@@ -75,138 +50,25 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
                 ("study_uid", "StudyInstanceUID"),
                 ("series_uid", "SeriesInstanceUID"),
             )
-            if (text := _text(dataset, keyword))
+            if (text := elements.text(dataset, keyword))
         }
-        modality = _text(dataset, "Modality")
+        modality = elements.text(dataset, "Modality")
         is_inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
         flags = _flags(dataset)
     for number, stored in enumerate(_decoded(dataset, raw=raw)):
-        with _quiet(), _own_errors():
+        with elements.quiet(), _own_errors():
             frame = Frame(
                 pixels=stored if raw else _gray(stored, dataset, number),
                 number=number,
                 modality=modality,
                 window=_window(dataset, number),
                 is_inverted=is_inverted,
-                spacing_mm=_spacing(dataset, number),
+                spacing_mm=elements.spacing(dataset, number),
                 identity=identity,
                 facts=_facts(dataset, number),
                 flags=flags,
             )
         yield frame
-
-
-def header(file: IO[bytes]) -> dict[str, Any]:
-    """Return the facts of an object by their column names, without reading its pixels; identifiers as in the file.
-
-    A header that cannot be read has no facts.
-    """
-    try:
-        return _walked_header(file)
-    except tags.UnusualError:
-        file.seek(0)
-    with _quiet():
-        try:
-            return _parsed_header(file)
-        except Exception:  # noqa: BLE001 - extract will say what is wrong with it
-            return {}
-
-
-def _walked_header(file: IO[bytes]) -> dict[str, Any]:
-    found, order = tags.first_elements(file, _WALKED, max(_TEXT_TAGS | _NUMBER_TAGS, key=int))
-    facts: dict[str, Any] = {name: tags.text(found.get(tag, b"")) for tag, name in _TEXT_TAGS.items()}
-    facts |= {name: tags.number(found.get(tag, b""), order) for tag, name in _NUMBER_TAGS.items()}
-    n_frames = tags.text(found.get(_NUMBER_OF_FRAMES, b""))
-    if n_frames and not n_frames.isdigit():
-        raise tags.UnusualError
-    storage = tags.text(found.get(_MEDIA_STORAGE_CLASS, b""))
-    return facts | {"n_frames": int(n_frames or 0) or 1, "sop_class_uid": facts["sop_class_uid"] or storage}
-
-
-def _parsed_header(file: IO[bytes]) -> dict[str, Any]:
-    dataset = pydicom.dcmread(
-        _without_stray_bytes(file),
-        force=True,
-        stop_before_pixels=True,
-        specific_tags=[*_TEXT_TAGS, *_NUMBER_TAGS, _NUMBER_OF_FRAMES],
-    )
-    meta = getattr(dataset, "file_meta", Dataset())
-    return {
-        **{name: _text(dataset, keyword_for_tag(tag)) for tag, name in _TEXT_TAGS.items()},
-        **{name: _whole(dataset, keyword_for_tag(tag)) for tag, name in _NUMBER_TAGS.items()},
-        "n_frames": _whole(dataset, "NumberOfFrames") or 1,
-        "transfer_syntax_uid": _text(meta, "TransferSyntaxUID"),
-        "sop_class_uid": _text(dataset, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID"),
-    }
-
-
-def placements(file: IO[bytes]) -> list[dict[str, Any]]:
-    """Return for each frame where it lies in the patient, without reading pixels: the fields of ``series.Instance``.
-
-    A frame of a multi-frame object lies where its functional groups say (PS3.3 C.7.6.16). Raises NoPixelDataError,
-    CorruptError or TooLargeError.
-    """
-    with _quiet():
-        try:
-            dataset = pydicom.dcmread(
-                _without_stray_bytes(file), force=True, stop_before_pixels=True, specific_tags=list(_PLACE_KEYWORDS)
-            )
-            return _placements(dataset)
-        except ImageError:
-            raise
-        except Exception as error:  # noqa: BLE001 - pydicom raises whatever a damaged header leads it to
-            raise CorruptError(f"the header cannot be parsed ({type(error).__name__})") from None
-
-
-def _placements(dataset: Dataset) -> list[dict[str, Any]]:
-    rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
-    if not rows or not columns:
-        raise NoPixelDataError("a DICOM object without an image")
-    series_uid = _text(dataset, "SeriesInstanceUID")
-    if series_uid is None:
-        raise CorruptError("SeriesInstanceUID is missing")
-    n_frames = max(1, _whole(dataset, "NumberOfFrames") or 1)
-    if n_frames > _MAX_PLACED_FRAMES:
-        raise TooLargeError(f"{n_frames} frames, a series has at most {_MAX_PLACED_FRAMES}")
-    image_type = dataset.get("ImageType") or ()
-    facts = {
-        "series_uid": series_uid,
-        "modality": _text(dataset, "Modality"),
-        "rows": rows,
-        "columns": columns,
-        "sop_instance_uid": _text(dataset, "SOPInstanceUID"),
-        "frame_of_reference_uid": _text(dataset, "FrameOfReferenceUID"),
-        "is_localizer": "LOCALIZER" in ([image_type] if isinstance(image_type, str) else image_type),
-    }
-    return [facts | _placement(dataset, number, n_frames) for number in range(n_frames)]
-
-
-def _placement(dataset: Dataset, number: int, n_frames: int) -> dict[str, Any]:
-    positions = _group(dataset, number, "PlanePositionSequence")
-    position = _numbers(positions, "ImagePositionPatient", 3)
-    orientation = _numbers(_group(dataset, number, "PlaneOrientationSequence"), "ImageOrientationPatient", 6)
-    # One position at the top is that of the first frame only: where the others lie is not said.
-    is_said = n_frames == 1 or positions is not dataset
-    return {
-        "frame": number,
-        "image_position_mm": tuple(position) if position and is_said else None,
-        "image_orientation": tuple(orientation) if orientation else None,
-        "spacing_mm": _spacing(dataset, number),
-        "slice_thickness_mm": _number(_group(dataset, number, "PixelMeasuresSequence"), "SliceThickness"),
-    }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence warnings and pydicom's log: both quote the values found odd, and they may be a patient's."""
-    log = pydicom.config.logger
-    was_disabled, log.disabled = log.disabled, True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.disabled = was_disabled
 
 
 @contextmanager
@@ -234,7 +96,7 @@ class _Watched(io.BytesIO):
 
 
 def _parse(content: bytes) -> Dataset:
-    file = _Watched(content[_stray_bytes(content) :])
+    file = _Watched(content[elements.stray_bytes(content) :])
     try:
         dataset = pydicom.dcmread(file, force=True)
     except Exception as error:  # noqa: BLE001 - pydicom raises whatever a damaged header leads it to
@@ -246,18 +108,6 @@ def _parse(content: bytes) -> Dataset:
     if not dataset.file_meta.get("TransferSyntaxUID"):
         dataset.file_meta.TransferSyntaxUID = _guess_syntax(dataset)
     return dataset
-
-
-def _stray_bytes(content: bytes) -> int:
-    head = content[:HEAD_BYTES]
-    return 0 if head[128:132] == b"DICM" else bare_dicom_offset(head) or 0
-
-
-def _without_stray_bytes(file: IO[bytes]) -> IO[bytes]:
-    """Return the file from where the object begins: pydicom goes back to where its file begins."""
-    n_stray = _stray_bytes(file.read(HEAD_BYTES))
-    file.seek(n_stray)
-    return io.BytesIO(file.read()) if n_stray else file
 
 
 def _unreadable(file: _Watched, error: Exception) -> ImageError:
@@ -276,7 +126,7 @@ def _guess_syntax(dataset: Dataset) -> UID:
 
 def _check(dataset: Dataset, max_pixels: int) -> None:
     """Look at what the header promises before anything is decoded."""
-    rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
+    rows, columns = elements.whole(dataset, "Rows"), elements.whole(dataset, "Columns")
     if not rows or not columns:
         raise CorruptError("Rows or Columns is missing or zero")
     if rows * columns >= max_pixels:
@@ -288,11 +138,13 @@ def _check(dataset: Dataset, max_pixels: int) -> None:
 
 def _check_length(dataset: Dataset, n_pixels: int) -> None:
     keyword = next(keyword for keyword in _PIXEL_KEYWORDS if keyword in dataset)
-    bits = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword) or _whole(dataset, "BitsAllocated") or 0
-    samples = _whole(dataset, "SamplesPerPixel") or 1
+    bits = (
+        {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword) or elements.whole(dataset, "BitsAllocated") or 0
+    )
+    samples = elements.whole(dataset, "SamplesPerPixel") or 1
     if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
         samples = 2  # two luma for each pair of chroma
-    expected = n_pixels * samples * (_whole(dataset, "NumberOfFrames") or 1) * bits // 8
+    expected = n_pixels * samples * (elements.whole(dataset, "NumberOfFrames") or 1) * bits // 8
     actual = len(dataset[keyword].value or b"")
     if actual < expected:
         raise TruncatedError(f"the pixel data has {actual} of {expected} bytes")
@@ -302,9 +154,9 @@ def _decoded(dataset: Dataset, *, raw: bool) -> Iterator[Image]:
     """Yield the stored values of each frame, colour as RGB unless raw."""
     shift = _high_bit_shift(dataset)
     arrays = codecs.decoder(dataset.file_meta.TransferSyntaxUID).iter_array(dataset, raw=raw)
-    n_frames = _whole(dataset, "NumberOfFrames") or 1
+    n_frames = elements.whole(dataset, "NumberOfFrames") or 1
     for number in itertools.count():
-        with _quiet():
+        with elements.quiet():
             try:
                 array, _ = next(arrays, (None, None))
             except codecs.RefusedError as refused:
@@ -327,7 +179,9 @@ def _high_bit_shift(dataset: Dataset) -> int:
 
     pydicom takes HighBit for BitsStored - 1, as it has to be today, and would cut off the upper bits of old objects.
     """
-    stored, high, allocated = (_whole(dataset, keyword) or 0 for keyword in ("BitsStored", "HighBit", "BitsAllocated"))
+    stored, high, allocated = (
+        elements.whole(dataset, keyword) or 0 for keyword in ("BitsStored", "HighBit", "BitsAllocated")
+    )
     if not 0 < stored <= high < allocated or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         return 0
     dataset.BitsStored = high + 1
@@ -348,7 +202,7 @@ def _gray(stored: Image, dataset: Dataset, number: int) -> Image:
 
 def _modality(stored: Image, dataset: Dataset, number: int) -> Image:
     """Apply the modality LUT or the rescale of this frame (PS3.3 C.11.1)."""
-    source = _group(dataset, number, "PixelValueTransformationSequence")
+    source = elements.group(dataset, number, "PixelValueTransformationSequence")
     if "ModalityLUTSequence" in source:
         values: Image = apply_modality_lut(stored, source)
         return values
@@ -361,7 +215,7 @@ def _modality(stored: Image, dataset: Dataset, number: int) -> Image:
 
 
 def _rescale(source: Dataset) -> tuple[float, float] | None:
-    slope, intercept = _number(source, "RescaleSlope"), _number(source, "RescaleIntercept")
+    slope, intercept = elements.number(source, "RescaleSlope"), elements.number(source, "RescaleIntercept")
     for keyword, number in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
         if number is None and keyword in source and not source[keyword].is_empty:
             raise CorruptError(f"{keyword} is no number")
@@ -374,11 +228,11 @@ def _fits_int32(slope: float, intercept: float) -> bool:
 
 def _window(dataset: Dataset, number: int) -> Window | VoiLut | None:
     """Return the table of this frame or else its first window (PS3.3 C.11.2.1), as pydicom's ``apply_voi_lut`` does."""
-    source = _group(dataset, number, "FrameVOILUTSequence")
+    source = elements.group(dataset, number, "FrameVOILUTSequence")
     if source.get("VOILUTSequence"):
         return _lut(source.VOILUTSequence[0], dataset)
-    center, width = _number(source, "WindowCenter"), _number(source, "WindowWidth")
-    function = _text(source, "VOILUTFunction") or "LINEAR"
+    center, width = elements.number(source, "WindowCenter"), elements.number(source, "WindowWidth")
+    function = elements.text(source, "VOILUTFunction") or "LINEAR"
     if center is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
         return None
     return Window(center, width, function)
@@ -394,23 +248,25 @@ def _lut(item: Dataset, dataset: Dataset) -> VoiLut | None:
         return None
     n_entries = n_entries or 2**16
     # The descriptor is written with the sign of the values, but pydicom cannot always know which that is.
-    if _whole(dataset, "PixelRepresentation") == 1 and first >= 2**15:
+    if elements.whole(dataset, "PixelRepresentation") == 1 and first >= 2**15:
         first -= 2**16
     return VoiLut(first, table[:n_entries], bits) if len(table) >= n_entries and bits <= 16 else None
 
 
 def _facts(dataset: Dataset, number: int) -> dict[str, Any]:
     """Return where this frame lies, and the numbers by which its values are to be understood and shown."""
-    position = _group(dataset, number, "PlanePositionSequence")
-    orientation = _group(dataset, number, "PlaneOrientationSequence")
-    modality = _group(dataset, number, "PixelValueTransformationSequence")
+    position = elements.group(dataset, number, "PlanePositionSequence")
+    orientation = elements.group(dataset, number, "PlaneOrientationSequence")
+    modality = elements.group(dataset, number, "PixelValueTransformationSequence")
     rescale = _rescale(modality) or (None, None)
     window = _window(dataset, number)
     return {
-        "photometric_interpretation": _text(dataset, "PhotometricInterpretation"),
-        "image_position_mm": _numbers(position, "ImagePositionPatient", 3),
-        "image_orientation": _numbers(orientation, "ImageOrientationPatient", 6),
-        "slice_thickness_mm": _number(_group(dataset, number, "PixelMeasuresSequence"), "SliceThickness"),
+        "photometric_interpretation": elements.text(dataset, "PhotometricInterpretation"),
+        "image_position_mm": elements.numbers(position, "ImagePositionPatient", 3),
+        "image_orientation": elements.numbers(orientation, "ImageOrientationPatient", 6),
+        "slice_thickness_mm": elements.number(
+            elements.group(dataset, number, "PixelMeasuresSequence"), "SliceThickness"
+        ),
         "modality_transform": "lut" if "ModalityLUTSequence" in modality else "rescale" if rescale[0] else "none",
         "rescale_slope": rescale[0],
         "rescale_intercept": rescale[1],
@@ -423,7 +279,7 @@ def _facts(dataset: Dataset, number: int) -> dict[str, Any]:
 
 def _flags(dataset: Dataset) -> tuple[str, ...]:
     """Return what a careful reader of the values should know."""
-    stored, high = _whole(dataset, "BitsStored"), _whole(dataset, "HighBit")
+    stored, high = elements.whole(dataset, "BitsStored"), elements.whole(dataset, "HighBit")
     found = {
         "concatenation": "ConcatenationUID" in dataset,
         "mosaic": "MOSAIC" in (dataset.get("ImageType") or ()),
@@ -433,46 +289,3 @@ def _flags(dataset: Dataset) -> tuple[str, ...]:
         "bare_data_set": not dataset.preamble,
     }
     return tuple(name for name, is_so in found.items() if is_so)
-
-
-def _spacing(dataset: Dataset, number: int) -> tuple[float, float] | None:
-    source = _group(dataset, number, "PixelMeasuresSequence")
-    between_rows, between_columns = _number(source, "PixelSpacing", 0), _number(source, "PixelSpacing", 1)
-    return None if between_rows is None or between_columns is None else (between_rows, between_columns)
-
-
-def _group(dataset: Dataset, number: int, sequence: str) -> Dataset:
-    """Return where a frame's facts stand: its own functional group, the shared one, or the object (PS3.3 C.7.6.16)."""
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    shared = dataset.get("SharedFunctionalGroupsSequence") or []
-    for item in (*per_frame[number : number + 1], *shared[:1]):
-        if item.get(sequence):
-            group: Dataset = item[sequence][0]
-            return group
-    return dataset
-
-
-def _number(dataset: Dataset, keyword: str, index: int = 0) -> float | None:
-    try:
-        value = dataset.get(keyword)
-        number = float(value if isinstance(value, (int, float, str)) else value[index])
-    except Exception:  # noqa: BLE001 - pydicom parses a value when it is asked for, and raises what it likes
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _numbers(dataset: Dataset, keyword: str, count: int) -> list[float] | None:
-    numbers = [_number(dataset, keyword, index) for index in range(count)]
-    return None if None in numbers else [number for number in numbers if number is not None]
-
-
-def _whole(dataset: Dataset, keyword: str) -> int | None:
-    number = _number(dataset, keyword)
-    return int(number) if number is not None else None
-
-
-def _text(dataset: Dataset, keyword: str) -> str | None:
-    try:
-        return str(dataset.get(keyword) or "").strip(" \0") or None
-    except Exception:  # noqa: BLE001 - as above
-        return None

@@ -14,7 +14,7 @@ from medspark import containers
 from medspark.errors import ConfigError, ImageError
 from medspark.files import Directory, Entry, file_entry, is_inside, real_path, show_path, subdirectories, walk
 from medspark.privacy.pseudonym import pseudonym
-from medspark.readers import dicom
+from medspark.readers import headers
 from medspark.readers.formats import HEAD_BYTES, sniff
 from medspark.spark.tables import HEADER, IMAGES, LISTING, arrow
 
@@ -165,8 +165,8 @@ def _facts(file: IO[bytes], key: bytes) -> dict[str, Any]:
     if kind != "dicom":
         return {"format": kind}
     file.seek(0)
-    facts = dicom.header(file)
+    facts = headers.header(file)
     ids = {name: pseudonym(key, facts.get(name)) for name in ("patient_id", "study_uid", "series_uid")}
-    is_directory = facts.get("sop_class_uid") == dicom.DIRECTORY
+    is_directory = facts.get("sop_class_uid") == headers.DIRECTORY
     status = {"status": "skipped", "reason": "directory_record"} if is_directory else {}
     return {"format": kind, **facts, **ids, **status}

@@ -23,7 +23,7 @@ from medspark.errors import (
     TruncatedError,
     UnsupportedTransferSyntaxError,
 )
-from medspark.readers import dicom, read_image
+from medspark.readers import dicom, headers, read_image
 
 PIXELS = make_pixels(12, 16, np.uint16) // 7
 CANARY = "ZZQ"
@@ -191,7 +191,7 @@ def test_a_changed_byte_gives_frames_or_an_image_error(name, data):
     content = bytearray(ENCODED[name])
     at = data.draw(st.integers(0, len(content) - 1))
     content[at] = data.draw(st.integers(0, 255))
-    dicom.header(io.BytesIO(content))
+    headers.header(io.BytesIO(content))
     try:
         frames = read_image(bytes(content))
     except ImageError:
@@ -204,7 +204,7 @@ def test_a_changed_byte_gives_frames_or_an_image_error(name, data):
 def test_noise_behind_the_prefix_is_an_image_error(noise):
     with pytest.raises(ImageError):
         read_image(b"\0" * 128 + b"DICM" + noise)
-    dicom.header(io.BytesIO(b"\0" * 128 + b"DICM" + noise))
+    headers.header(io.BytesIO(b"\0" * 128 + b"DICM" + noise))
 
 
 # What the header says
@@ -247,31 +247,31 @@ DESCRIBED = {"Modality": "MR", "Manufacturer": "ACME ", "BitsStored": 12, "Photo
 )
 def test_the_header_tells_the_facts_whatever_the_encoding(syntax):
     content = make_dicom(PIXELS, syntax, PixelData=encapsulate([b"\0\0"]), **DESCRIBED)
-    assert dicom.header(io.BytesIO(content)) == FACTS | {"transfer_syntax_uid": syntax}
+    assert headers.header(io.BytesIO(content)) == FACTS | {"transfer_syntax_uid": syntax}
 
 
 def test_a_bare_data_set_has_facts_too_but_no_syntax():
     content = bare(make_dicom(PIXELS, **DESCRIBED))
     for stray in (b"", b"\0", b"\x01\0"):
-        assert dicom.header(io.BytesIO(stray + content)) == FACTS | {"transfer_syntax_uid": None}
+        assert headers.header(io.BytesIO(stray + content)) == FACTS | {"transfer_syntax_uid": None}
 
 
 def test_the_header_is_told_without_reading_the_pixels():
     large = np.zeros((2000, 2000), np.uint16)
     file = Counted(make_dicom(large))
-    assert dicom.header(file)["rows"] == 2000
+    assert headers.header(file)["rows"] == 2000
     assert file.n_read <= 1 << 14  # of 8 MB
 
 
 def test_frames_are_counted_by_the_header():
-    assert dicom.header(io.BytesIO(make_dicom(np.stack([PIXELS] * 5))))["n_frames"] == 5
+    assert headers.header(io.BytesIO(make_dicom(np.stack([PIXELS] * 5))))["n_frames"] == 5
 
 
 @pytest.mark.parametrize("number", [b"x", b"inf ", b"nan "])
 def test_a_number_that_is_none_is_no_fact_and_no_crash(number):
     content = make_dicom(PIXELS, NumberOfFrames="1234", RescaleSlope="5678", RescaleIntercept="0")
     content = content.replace(b"1234", number.ljust(4)).replace(b"5678", number.ljust(4))
-    facts = dicom.header(io.BytesIO(content))
+    facts = headers.header(io.BytesIO(content))
     assert facts["rows"] == 12
     with pytest.raises(ImageError):
         read_image(content)
@@ -298,7 +298,7 @@ def test_warnings_are_silenced_only_while_we_read():
 
 
 def test_what_is_not_there_is_none():
-    facts = dicom.header(io.BytesIO(make_dicom(PIXELS, PatientID="", Modality=None, StudyInstanceUID=None)))
+    facts = headers.header(io.BytesIO(make_dicom(PIXELS, PatientID="", Modality=None, StudyInstanceUID=None)))
     assert (facts["patient_id"], facts["modality"], facts["study_uid"]) == (None, None, None)
 
 
@@ -354,7 +354,7 @@ def test_nothing_of_a_patient_is_ever_said_about_a_broken_object(content):
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            dicom.header(io.BytesIO(content))
+            headers.header(io.BytesIO(content))
             for raw in (False, True):
                 try:
                     read_image(content, raw=raw)
@@ -368,7 +368,7 @@ def test_nothing_of_a_patient_is_ever_said_about_a_broken_object(content):
 
 
 @pytest.mark.parametrize(
-    "place", ["pydicom.dcmread", "medspark.readers.dicom._spacing", "medspark.readers.dicom._text"]
+    "place", ["pydicom.dcmread", "medspark.readers.elements.spacing", "medspark.readers.elements.text"]
 )
 def test_what_a_library_says_is_not_repeated(place, monkeypatch):
     def fail(*_, **__):

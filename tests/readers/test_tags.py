@@ -14,16 +14,16 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from medspark.readers import dicom, tags
+from medspark.readers import elements, headers, tags
 
 PIXELS = np.zeros((4, 6), np.uint16)
 
 
 def both(content):
     """The facts by the walk and by pydicom."""
-    walked = dicom._walked_header(io.BytesIO(content))
-    with dicom._quiet():
-        return walked, dicom._parsed_header(io.BytesIO(content))
+    walked = headers._walked_header(io.BytesIO(content))
+    with elements.quiet():
+        return walked, headers._parsed_header(io.BytesIO(content))
 
 
 def item(**attributes):
@@ -75,8 +75,8 @@ def test_a_long_private_element_before_the_wanted_ones_is_read_past():
 def test_text_beyond_ascii_is_left_to_pydicom():
     content = make_dicom(PIXELS, SpecificCharacterSet="ISO_IR 192", Manufacturer="Müller")
     with pytest.raises(tags.UnusualError):
-        dicom._walked_header(io.BytesIO(content))
-    assert dicom.header(io.BytesIO(content))["manufacturer"] == "Müller"
+        headers._walked_header(io.BytesIO(content))
+    assert headers.header(io.BytesIO(content))["manufacturer"] == "Müller"
 
 
 @given(at=st.integers(0, 700), bits=st.integers(1, 255))
@@ -84,10 +84,10 @@ def test_damage_never_gives_anything_but_the_unusual_error_or_facts(at, bits):
     content = bytearray(make_dicom(PIXELS))
     content[at % len(content)] ^= bits
     try:
-        facts = dicom._walked_header(io.BytesIO(bytes(content)))
+        facts = headers._walked_header(io.BytesIO(bytes(content)))
     except tags.UnusualError:
         return
-    assert set(facts) == set(dicom._walked_header(io.BytesIO(make_dicom(PIXELS))))
+    assert set(facts) == set(headers._walked_header(io.BytesIO(make_dicom(PIXELS))))
 
 
 def test_every_object_of_the_shared_archive_has_the_same_facts_either_way(shared_data):
