@@ -1,20 +1,25 @@
 """Measure the listed images: decode, filter, segment and describe each in one pass; what fails goes to quarantine."""
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from medspark.config import Config
 from medspark.errors import ConfigError
 from medspark.jobs import index
 from medspark.privacy.pseudonym import load_key
+from medspark.readers.versions import decoders
 from medspark.spark import plan, tables
-from medspark.spark.extract import extract_features, size, split_quarantine, spread
+from medspark.spark.extract import extract_features, split_quarantine, spread
 from medspark.spark.launch import DONE, NOT_ACCEPTABLE, launch
-from medspark.spark.runs import Run
-from medspark.warehouse import Warehouse
+from medspark.spark.progress import Tally, progress
+from medspark.spark.runs import Run, pace
+from medspark.warehouse import Warehouse, chunk_id
+
+_MADE = ("features", "quarantine")
 
 
 def run(spark: SparkSession, config: Config) -> int:
@@ -22,43 +27,30 @@ def run(spark: SparkSession, config: Config) -> int:
     recipe = config.recipe_object
     _ = recipe.feature_names  # rehearsal: a recipe that does not run stops here
     warehouse = Warehouse.at(config.warehouse)
-    if config.input and config.dry_run:
-        images = index.listing(spark, config)  # what is there now, and not what the last run saw
-    else:
-        if config.input and index.run(spark, config) != DONE:
-            return NOT_ACCEPTABLE
-        images = tables.read(spark, warehouse, "images", tables.IMAGES)
-        if not warehouse.files("images"):
-            raise ConfigError(f"{warehouse.uri} has no images table: run index first, or give --input")
-    this = Run("extract")
-
-    measured = tables.read_features(spark, warehouse, recipe)
-    failed = tables.only_recipe(tables.read(spark, warehouse, "quarantine", tables.QUARANTINE), recipe)
-    planned = plan.with_plan(images, measured, failed, retry=config.run.retry)
-    todo = plan.only_todo(planned)
     if config.dry_run:
-        n_files, n_bytes = size(todo)
-        print(f"extract would process {n_files:,} files ({n_bytes:,} bytes) with recipe {recipe.recipe_id}")
+        planned = _planned(spark, warehouse, config, _images(spark, warehouse, config))
+        print(f"extract would {plan.describe(planned, pace(spark, warehouse))}; recipe {recipe.recipe_id}")
         return DONE
-
-    warehouse.keep_recipe(recipe.recipe_id, recipe.to_dict())
-    key = load_key(config.privacy.key_file)
-    outcomes = extract_features(spread(todo), recipe, limits=config.limits, key=key)
-    # The images are looked at once: everything after this line reads what this one wrote.
-    tables.stage(outcomes, warehouse, "_outcomes", this.run_id)
-    outcomes = spark.read.schema(outcomes.schema).parquet(warehouse.path("_outcomes", this.run_id))
-
-    obsolete = todo.select("path").withColumn("recipe_id", F.lit(recipe.recipe_id))
-    good, bad = split_quarantine(outcomes)
-    tables.replace(good, obsolete, warehouse, "features", this.run_id)
-    tables.replace(bad, obsolete, warehouse, "quarantine", this.run_id)
-    tables.stage(plan.settled(planned, outcomes), warehouse, "images", this.run_id)
-    tables.publish(warehouse, "images", tables.IMAGES, this.run_id, replaced="all")
-    warehouse.discard("_outcomes", this.run_id)
-
-    images = tables.read(spark, warehouse, "images", tables.IMAGES)
-    counts = plan.count(images)
-    this.finish(warehouse, counts, recipe_id=recipe.recipe_id)
+    with warehouse.hold("extract"):
+        images = _images(spark, warehouse, config)
+        this = Run("extract")
+        versions = {name: warehouse.version(name) for name in ("images", *_MADE)}
+        planned = _planned(spark, warehouse, config, images)
+        warehouse.keep_recipe(recipe.recipe_id, recipe.to_dict())
+        planned = tables.staged(planned, warehouse, "_plan", this.run_id)
+        todo, tally = plan.only_todo(planned), Tally.of(spark)
+        with progress("extract", tally, todo.count()):
+            parts = enumerate(plan.chunks(todo, config.run.files_per_commit))
+            outcomes = [
+                _measured(part, warehouse, config, chunk_id(this.run_id, number), tally=tally, versions=versions)
+                for number, part in parts
+            ]
+        images = plan.with_flags(plan.settled(planned, functools.reduce(DataFrame.unionByName, outcomes)))
+        images = tables.staged(images, warehouse, "images", this.run_id)
+        counts = plan.count(images)
+        tables.publish(warehouse, "images", tables.IMAGES, this.run_id, replaced="all", based_on=versions["images"])
+        this.finish(warehouse, counts, recipe_id=recipe.recipe_id)
+        warehouse.discard(this.run_id)
     print(f"extract: {counts}")
     for reason, number in plan.reasons(images):
         print(f"  {reason}: {number:,}")
@@ -66,6 +58,44 @@ def run(spark: SparkSession, config: Config) -> int:
         print(f"extract: more than run.max_failed = {config.run.max_failed:g} of the files are in quarantine")
         return NOT_ACCEPTABLE
     return DONE
+
+
+def _images(spark: SparkSession, warehouse: Warehouse, config: Config) -> DataFrame:
+    """Return the images table, of what is there now if an input is given."""
+    if config.input and config.dry_run:
+        images: DataFrame = index.preview(spark, config)
+        return images
+    if config.input:
+        index.run(spark, config)
+    if not warehouse.files("images"):
+        raise ConfigError(f"{warehouse.uri} has no images table: run index first, or give --input")
+    return tables.read(spark, warehouse, "images", tables.IMAGES)
+
+
+def _planned(spark: SparkSession, warehouse: Warehouse, config: Config, images: DataFrame) -> DataFrame:
+    recipe = config.recipe_object
+    measured = tables.read(spark, warehouse, "features", tables.features(recipe.feature_names))
+    failed = tables.read(spark, warehouse, "quarantine", tables.QUARANTINE)
+    known = plan.with_known(images, tables.only_recipe(measured, recipe), tables.only_recipe(failed, recipe))
+    return plan.with_plan(plan.with_hashes(known, config.limits), decoders=decoders(), retry=config.run.retry)
+
+
+def _measured(
+    todo: DataFrame, warehouse: Warehouse, config: Config, chunk: str, *, tally: Tally, versions: Mapping[str, int]
+) -> DataFrame:
+    """Measure some files, put their rows in the place of those of before, and return what became of them."""
+    recipe = config.recipe_object
+    key = load_key(config.privacy.key_file)
+    outcomes = extract_features(spread(todo), recipe, limits=config.limits, key=key, tally=tally)
+    # The images are looked at once: everything after this line reads what this one wrote.
+    outcomes = tables.staged(outcomes, warehouse, "_outcomes", chunk)
+    obsolete = todo.where("is_known").select("path").withColumn("recipe_id", F.lit(recipe.recipe_id))
+    rows = zip(_MADE, split_quarantine(outcomes), strict=True)
+    warehouse.publish_all(
+        chunk,
+        [tables.change(made, obsolete, warehouse, name, chunk, based_on=versions[name]) for name, made in rows],
+    )
+    return outcomes
 
 
 def main(argv: Sequence[str] | None = None) -> int:

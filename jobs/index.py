@@ -9,10 +9,12 @@ from medspark.config import Config
 from medspark.errors import ConfigError
 from medspark.privacy.pseudonym import load_key
 from medspark.spark import tables
+from medspark.spark.gone import mark_gone, vanished
 from medspark.spark.launch import DONE, launch
-from medspark.spark.listing import index_table, is_listed_by
+from medspark.spark.listing import index_table, is_listed_by, roots
 from medspark.spark.plan import count_listing
 from medspark.spark.runs import Run
+from medspark.spark.series import series_table
 from medspark.warehouse import Warehouse
 
 
@@ -24,22 +26,37 @@ def listing(spark: SparkSession, config: Config) -> DataFrame:
         if is_listed_by(uri, warehouse.uri):
             raise ConfigError(f"warehouse {warehouse.uri} lies inside the input {uri}: put it elsewhere")
     before = tables.read(spark, warehouse, "images", tables.IMAGES)
-    return index_table(spark, config.input, before, load_key(config.privacy.key_file))
+    return index_table(spark, config.input, before, load_key(config.privacy.key_file), config.limits)
+
+
+def preview(spark: SparkSession, config: Config) -> DataFrame:
+    """Return the images table as ``run`` would write it, with what is gone, and write nothing."""
+    images = listing(spark, config)
+    before = tables.read(spark, Warehouse.at(config.warehouse), "images", tables.IMAGES)
+    return images.unionByName(vanished(before, images, roots(config.input)))
 
 
 def run(spark: SparkSession, config: Config) -> int:
-    """Write the images table of ``config.input``."""
-    images = listing(spark, config)
+    """Write the images table of ``config.input``, and judge the series in it."""
     warehouse = Warehouse.at(config.warehouse)
-    this = Run("index")
-    before = tables.read(spark, warehouse, "images", tables.IMAGES)
     if config.dry_run:
-        print(f"index would list {images.count():,} files into {warehouse.path('images')}")
+        print(f"index would list {listing(spark, config).count():,} files into {warehouse.path('images')}")
         return DONE
-    tables.stage(images, warehouse, "images", this.run_id)
-    tables.publish(warehouse, "images", tables.IMAGES, this.run_id, replaced="all")
-    counts = count_listing(tables.read(spark, warehouse, "images", tables.IMAGES), before)
-    this.finish(warehouse, counts)
+    with warehouse.hold("index"):
+        this = Run("index")
+        version = warehouse.version("images")
+        before = tables.read(spark, warehouse, "images", tables.IMAGES)
+        images = tables.staged(listing(spark, config), warehouse, "images", this.run_id)
+        gone = vanished(before, images, roots(config.input))
+        images = tables.staged(gone, warehouse, "images", this.run_id)
+        counts = count_listing(images, before)
+        tables.publish(warehouse, "images", tables.IMAGES, this.run_id, replaced="all", based_on=version)
+
+        mark_gone(images, warehouse, this.run_id)
+        series = series_table(images, tables.read(spark, warehouse, "series", tables.SERIES))
+        tables.stage(series, warehouse, "series", this.run_id)
+        tables.publish(warehouse, "series", tables.SERIES, this.run_id, replaced="all")
+        this.finish(warehouse, counts)
     print(f"index: {counts}")
     return DONE
 

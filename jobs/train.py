@@ -21,7 +21,7 @@ def run(spark: SparkSession, config: Config) -> int:
     recipe = config.recipe_object
     warehouse = Warehouse.at(config.warehouse)
     this = Run("train")
-    features = tables.read_features(spark, warehouse, recipe)
+    features = tables.only_there(tables.read_features(spark, warehouse, recipe))
     if features.isEmpty():
         raise ConfigError(
             f"{warehouse.uri} has no features of recipe {recipe.recipe_id}: run extract with this recipe first"

@@ -24,6 +24,7 @@ class RunConfig:
 
     max_failed: float = 1.0
     retry: tuple[str, ...] = ()
+    files_per_commit: int = 100_000  # what a run that is killed may have to do again
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "limits.memory_mb": (64, 1e9),
     "limits.max_pixels": (1, 2**40),
     "run.max_failed": (0, 1),
+    "run.files_per_commit": (1, 1e9),
     "model.trees": (1, 1e6),
     "model.depth": (0, 1e6),
     "model.seed": (0, 2**32 - 1),
@@ -147,6 +149,9 @@ def parser(job: str, description: str) -> argparse.ArgumentParser:
     )
     args.add_argument("--labels-from", metavar="parent", help="class = name of the directory")
     args.add_argument("--model", dest="model_id", metavar="ID", help="default: the newest of the same recipe")
+    args.add_argument(
+        "--retry", metavar="REASON", action="append", help="try again what is in quarantine for this reason; repeatable"
+    )
     args.add_argument("--dry-run", action="store_true", default=None, help="print what would be done, and do nothing")
     return args
 
@@ -160,9 +165,13 @@ def load(arguments: argparse.Namespace) -> Config:
     for text in arguments.set:
         _override(table, text)
     options = {
-        key: value for key, value in vars(arguments).items() if key not in ("config", "set") and value is not None
+        key: value
+        for key, value in vars(arguments).items()
+        if key not in ("config", "set", "retry") and value is not None
     }
     table.update(options)
+    if arguments.retry:
+        table.setdefault("run", {})["retry"] = arguments.retry
     config: Config = _build(Config, table, "")
     for key, allowed in _CHOICES.items():
         if (value := _value(config, key)) not in allowed:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import map_coordinates
@@ -23,7 +23,9 @@ from medspark.errors import (
     CorruptError,
     EmptyFileError,
     ImageError,
+    NoPixelDataError,
     NotAnImageError,
+    TooLargeError,
     UnsupportedFormatError,
 )
 from medspark.files import show_path
@@ -31,7 +33,7 @@ from medspark.frame import DEFAULT_LIMITS, Frame, Image
 from medspark.readers import headers, read_image
 from medspark.readers.formats import HEAD_BYTES, sniff
 
-__all__ = ["VERDICTS", "Instance", "Series", "SeriesList", "Skipped", "group", "group_instances"]
+__all__ = ["VERDICTS", "Instance", "Series", "SeriesList", "Skipped", "group", "group_instances", "instances"]
 
 VERDICTS: Mapping[str, str] = {
     "one_slice": "read it with medspark.read_image",
@@ -65,6 +67,9 @@ TILT_LIMIT_DEGREES = 45.0
 GAP = 1.5
 """A distance so many times the usual one is a hole, not a spacing."""
 
+_COMMON = (
+    "series_uid", "modality", "rows", "columns", "sop_instance_uid", "frame_of_reference_uid", "is_localizer",
+)  # fmt: skip
 _WHOLE = 0.02  # a ratio of distances so near to a whole number is one
 _PLACE_DECIMALS = 6  # of a pixel or a slice: above the rounding of the arithmetic, far below what is seen
 
@@ -177,6 +182,32 @@ def group_instances(instances: Iterable[Instance]) -> list[Series]:
     return [_series(members[uid]) for uid in sorted(members)]
 
 
+def instances(path: str, facts: Mapping[str, Any]) -> list[Instance]:
+    """Return the frames of an object from the facts of its header, as the index has them.
+
+    Raises CorruptError, NoPixelDataError or TooLargeError for what has no place in a series.
+    """
+    if not facts:
+        raise CorruptError("the header cannot be parsed")
+    if not facts["rows"] or not facts["columns"]:
+        raise NoPixelDataError("a DICOM object without an image")
+    if facts["series_uid"] is None:
+        raise CorruptError("SeriesInstanceUID is missing")
+    n_frames = facts["n_frames"]
+    if n_frames > headers.MAX_PLACED_FRAMES:
+        raise TooLargeError(f"{n_frames} frames, a series has at most {headers.MAX_PLACED_FRAMES}")
+    common = {name: facts[name] for name in _COMMON}
+    placements = facts["placements"] or [{}] * n_frames
+    return [
+        Instance(path, frame, **common, **{name: _tuple(value) for name, value in placement.items()})
+        for frame, placement in enumerate(placements)
+    ]
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, Sequence) else value
+
+
 def _instances(path: str) -> list[Instance]:
     with _opened(path) as file:
         head = file.read(HEAD_BYTES)
@@ -188,7 +219,7 @@ def _instances(path: str) -> list[Instance]:
         if kind != "dicom":
             raise UnsupportedFormatError(f"{kind} files belong to no series")
         file.seek(0)
-        return [Instance(path, **facts) for facts in headers.placements(file)]
+        return instances(path, headers.header(file))
 
 
 @contextmanager

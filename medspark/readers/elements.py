@@ -61,7 +61,7 @@ def number(dataset: Dataset, keyword: str, index: int = 0) -> float | None:
     """Return a finite number, or one of several; None where there is none."""
     try:
         value = dataset.get(keyword)
-        found = float(value if isinstance(value, (int, float, str)) else value[index])
+        found = float([value][index] if isinstance(value, (int, float, str)) else value[index])
     except Exception:  # noqa: BLE001 - pydicom parses a value when it is asked for, and raises what it likes
         return None
     return found if math.isfinite(found) else None
@@ -85,3 +85,12 @@ def text(dataset: Dataset, keyword: str) -> str | None:
         return str(dataset.get(keyword) or "").strip(" \0") or None
     except Exception:  # noqa: BLE001 - as above
         return None
+
+
+def words(dataset: Dataset, keyword: str) -> list[str]:
+    """Return the values of an attribute that may have several."""
+    try:
+        value = dataset.get(keyword) or []
+        return [value] if isinstance(value, str) else list(value)
+    except Exception:  # noqa: BLE001 - as above
+        return []

@@ -4,6 +4,7 @@ pydicom reads every element up to the pixels and makes an object of each; an ind
 neither. Whatever is not plain raises UnusualError, and the caller asks pydicom.
 """
 
+import math
 import struct
 import zlib
 from collections.abc import Container
@@ -53,6 +54,15 @@ def number(value: bytes, order: str) -> int | None:
     return int(struct.unpack(order + "H", value)[0]) if value else None
 
 
+def numbers(value: bytes, count: int) -> list[float] | None:
+    """Return the first of the decimal numbers in a text; None if there are fewer, or one is not finite."""
+    try:
+        found = [float(part) for part in value.strip(b" \0").split(b"\\")[:count]] if value else []
+    except ValueError:
+        raise UnusualError from None
+    return found if len(found) == count and all(map(math.isfinite, found)) else None
+
+
 def _parse(head: bytes, wanted: Container[int], last: int) -> tuple[dict[int, bytes], str]:
     if head[128:132] != b"DICM":
         raise UnusualError
@@ -85,6 +95,8 @@ def _walk(
         before = tag
         if length == _UNDEFINED:
             at = _after_sequence(head, value, order, is_implicit=is_implicit)
+            if tag in wanted:
+                found[tag] = b""  # that it is there
             continue
         at = value + length
         if tag in wanted:

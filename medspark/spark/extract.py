@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,17 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from medspark.containers import read_source
-from medspark.errors import ImageError
 from medspark.frame import DEFAULT_LIMITS, Limits
 from medspark.privacy.pseudonym import load_key, pseudonym
-from medspark.recipe import Outcome, Recipe, failure
+from medspark.readers.versions import decoders
+from medspark.recipe import Outcome, Recipe
 from medspark.spark import tables
+from medspark.spark.guard import Death, guarded
+from medspark.spark.progress import Tally
 
 _IDS = ("patient_id", "study_uid", "series_uid")
 _TASK_BYTES = 64 << 20
+_ROWS = 1000  # of a batch that leaves a worker: a file may have any number of frames
 _FILE_BYTES = 64 << 10  # what opening a file costs, in bytes read
 
 
@@ -36,20 +39,21 @@ def extract_features(
     *,
     limits: Limits = DEFAULT_LIMITS,
     key: bytes | None = None,
+    tally: Tally | None = None,
 ) -> DataFrame:
     """Return a row for each frame: its features, or the stage that failed and why.
 
     ``images`` has ``path`` and, as in ``read_images``, ``content``; without it the executors open the paths themselves.
-    Raises ConfigError for a recipe that does not run, before any file is read.
+    ``tally`` counts what is done. Raises ConfigError for a recipe that does not run, before any file is read.
     """
     schema = tables.outcomes(recipe.feature_names)
-    measure = _Measure(recipe, limits, load_key() if key is None else key, tables.arrow(schema))
+    measure = _Measure(recipe, limits, load_key() if key is None else key, tables.arrow(schema), decoders(), tally)
     return _sources(images).mapInArrow(measure, schema)
 
 
 def split_quarantine(outcomes: DataFrame) -> tuple[DataFrame, DataFrame]:
     """Return the rows with features, and the rows that say what failed."""
-    good = outcomes.where("failed_stage is null").drop("failed_stage", "reason", "error")
+    good = outcomes.where("failed_stage is null").drop("failed_stage", "reason", "error", "decoders")
     bad = outcomes.where("failed_stage is not null").select(*tables.QUARANTINE.names)
     return good, bad
 
@@ -67,8 +71,9 @@ def spread(images: DataFrame) -> DataFrame:
 
 
 def size(images: DataFrame) -> tuple[int, int]:
-    """Return the number of files and of their bytes."""
-    row = images.select(F.count("*"), F.coalesce(F.sum("size_bytes"), F.lit(0))).collect()[0]
+    """Return the number of files and of their bytes: as they are decoded, where the headers say it."""
+    n_bytes = F.sum(F.greatest("size_bytes", "decoded_bytes"))
+    row = images.select(F.count("*"), F.coalesce(n_bytes, F.lit(0))).collect()[0]
     return row[0], row[1]
 
 
@@ -85,43 +90,53 @@ def _sources(images: DataFrame) -> DataFrame:
     return images.select(*(name for name in wanted if name in images.columns))
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What is done with a file, a path or a content, in a process that it may take down."""
+
+    recipe: Recipe
+    limits: Limits
+
+    def __call__(self, source: str | bytes) -> tuple[str | None, list[Outcome]]:
+        """Return the SHA-256 of its bytes, if they could be read, and the outcome of each frame."""
+        if isinstance(source, str):
+            return self.recipe.run_file(source, limits=self.limits)
+        return hashlib.sha256(source).hexdigest(), list(self.recipe.run_content(source, limits=self.limits))
+
+
+@dataclass(frozen=True)
 class _Measure:
     """What runs on the executors: the only Python between the listing and the tables."""
 
-    def __init__(self, recipe: Recipe, limits: Limits, key: bytes, schema: pa.Schema) -> None:
-        self.recipe = recipe
-        self.limits = limits
-        self.key = key
-        self.schema = schema
+    recipe: Recipe
+    limits: Limits
+    key: bytes
+    schema: pa.Schema
+    decoders: str  # those of the driver, as the plan compares them
+    tally: Tally | None
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         self.recipe.warm_up()
+        work = _Work(self.recipe, self.limits)
         for batch in batches:
-            yield self._batch(batch)
+            source = batch.select(["path", "size_bytes", "modified_at"])
+            items = batch.column("content" if "content" in batch.schema.names else "path").to_pylist()
+            results = guarded(work, items, seconds=self.limits.seconds_per_file, memory_mb=self.limits.memory_mb)
+            rows: list[tuple[int, str | None, Outcome]] = []
+            for index, result in enumerate(results):
+                digest, outcomes = (None, [_of_death(result)]) if isinstance(result, Death) else result
+                rows += [(index, digest, outcome) for outcome in outcomes]
+                if self.tally is not None:
+                    self.tally.add(1, any(outcome.features is None for outcome in outcomes))
+                if len(rows) >= _ROWS:
+                    yield self._rows(source, rows)
+                    rows = []
+            if rows:
+                yield self._rows(source, rows)
 
-    def _batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        origin: list[int] = []
-        hashes: list[str | None] = []
-        outcomes: list[Outcome] = []
-        for index, path in enumerate(batch.column("path").to_pylist()):
-            given = batch.column("content")[index].as_py() if "content" in batch.schema.names else None
-            digest, found = self._file(path, given)
-            outcomes += found
-            origin += [index] * len(found)
-            hashes += [digest] * len(found)
-        return self._rows(
-            batch.select(["path", "size_bytes", "modified_at"]).take(pa.array(origin, pa.int64())), hashes, outcomes
-        )
-
-    def _file(self, path: str, content: bytes | None) -> tuple[str | None, list[Outcome]]:
-        try:
-            if content is None:
-                content = read_source(path, max_bytes=self.limits.memory_mb << 20)
-        except ImageError as error:
-            return None, [failure(None, "read", error)]
-        return hashlib.sha256(content).hexdigest(), list(self.recipe.run_content(content, limits=self.limits))
-
-    def _rows(self, source: pa.RecordBatch, hashes: list[str | None], outcomes: list[Outcome]) -> pa.RecordBatch:
+    def _rows(self, source: pa.RecordBatch, rows: list[tuple[int, str | None, Outcome]]) -> pa.RecordBatch:
+        origin, hashes, outcomes = zip(*rows, strict=True)
+        source = source.take(pa.array(origin, pa.int64()))
         n_features = len(self.recipe.feature_names)
         missing = (np.nan,) * n_features
         is_bad = np.array([outcome.features is None for outcome in outcomes], bool)
@@ -135,6 +150,8 @@ class _Measure:
                 for name in ("frame", "failed_stage", "reason", "error")
             },
             **{name: [self._fact(outcome, name) for outcome in outcomes] for name in tables.FACTS.names},
+            "decoders": [self.decoders] * len(outcomes),
+            "gone_at": [None] * len(outcomes),
         }
         arrays = []
         for field in self.schema:
@@ -149,3 +166,7 @@ class _Measure:
     def _fact(self, outcome: Outcome, name: str) -> Any:
         value = outcome.facts.get(name)
         return pseudonym(self.key, value) if name in _IDS else value
+
+
+def _of_death(death: Death) -> Outcome:
+    return Outcome(None, failed_stage="decode", reason=death.reason, error=death.error)

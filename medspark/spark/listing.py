@@ -2,7 +2,8 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
@@ -13,11 +14,15 @@ from pyspark.sql import functions as F
 from medspark import containers
 from medspark.errors import ConfigError, ImageError
 from medspark.files import Directory, Entry, file_entry, is_inside, real_path, show_path, subdirectories, walk
+from medspark.frame import Limits
 from medspark.privacy.pseudonym import pseudonym
 from medspark.readers import headers
 from medspark.readers.formats import HEAD_BYTES, sniff
-from medspark.spark.tables import HEADER, IMAGES, LISTING, arrow
+from medspark.spark.guard import Death, guarded
+from medspark.spark.tables import IMAGES, LISTING, arrow
 
+_IDS = ("patient_id", "study_uid", "series_uid", "sop_instance_uid", "frame_of_reference_uid")
+_A_WEEK = 7 * 24 * 3600.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -39,7 +44,9 @@ def list_files(spark: SparkSession, inputs: tuple[str, ...]) -> DataFrame:
     return listed
 
 
-def index_table(spark: SparkSession, inputs: tuple[str, ...], previous: DataFrame, key: bytes) -> DataFrame:
+def index_table(
+    spark: SparkSession, inputs: tuple[str, ...], previous: DataFrame, key: bytes, limits: Limits
+) -> DataFrame:
     """Return the images table of the inputs: the format by content and, for DICOM, what the header says.
 
     A file with the size and time of before keeps the facts of before. Identifiers are pseudonyms. Where inputs overlap,
@@ -48,11 +55,16 @@ def index_table(spark: SparkSession, inputs: tuple[str, ...], previous: DataFram
     same = ["path", "size_bytes", "modified_at"]
     by_rank = F.struct("status", "input", "relative_path", "size_bytes", "modified_at", "reason")  # listed sorts first
     listing = list_files(spark, inputs).groupBy("path").agg(F.min(by_rank).alias("first")).select("path", "first.*")
-    known = previous.where("format is not null").select(*same, *HEADER.names)
-    rows = (
-        listing.join(known, same, "left").select(*IMAGES.names).repartition(2 * spark.sparkContext.defaultParallelism)
-    )
-    return rows.mapInArrow(lambda batches: (_with_headers(batch, key) for batch in batches), IMAGES)
+    known = previous.where("format is not null").drop(*LISTING.names[3:], "gone_at")
+    rows = listing.join(known, same, "left").withColumn("gone_at", F.lit(None).cast("timestamp"))
+    rows = rows.select(*IMAGES.names).repartition(2 * spark.sparkContext.defaultParallelism)
+    return rows.mapInArrow(lambda batches: (_with_headers(batch, key, limits) for batch in batches), IMAGES)
+
+
+def roots(inputs: tuple[str, ...]) -> list[str]:
+    """Return the directories that the inputs lie in, as they are shown."""
+    directories, files = _expand(inputs)
+    return sorted({show_path(directory.root) for directory in directories} | {show_path(root) for _, root in files})
 
 
 def is_listed_by(uri: str, path: str) -> bool:
@@ -117,29 +129,59 @@ def _verdict(entry: Entry) -> tuple[str, str | None]:
     return "listed", None
 
 
-def _with_headers(batch: pa.RecordBatch, key: bytes) -> pa.RecordBatch:
-    rows = [described for row in batch.to_pylist() for described in _described(row, key)]
+def _with_headers(batch: pa.RecordBatch, key: bytes, limits: Limits) -> pa.RecordBatch:
+    """Return the rows with what the content says, and a row for each member in the place of an archive."""
+    rows = batch.to_pylist()
+    unknown = [row for row in rows if row["status"] == "listed" and row["format"] is None]
+    paths = [row["path"] for row in unknown]
+    for row, facts in zip(unknown, _guarded(_Facts(key), paths, limits), strict=True):
+        row.update(facts or {})
+    archives = [row for row in unknown if row["format"] in containers.FORMATS]
+    # However long it takes: an archive may hold any number of files.
+    members = list(_guarded(_Members(key), archives, replace(limits, seconds_per_file=_A_WEEK)))
+    opened = {id(row) for row, found in zip(archives, members, strict=True) if found}
+    rows = [row for row in rows if id(row) not in opened] + [member for found in members for member in found or []]
     return pa.RecordBatch.from_pylist(rows, arrow(IMAGES))
 
 
-def _described(row: dict[str, Any], key: bytes) -> list[dict[str, Any]]:
-    """Return the row with what its content says, or a row for each member if it is an archive."""
-    if row["status"] != "listed" or row["format"] is not None:
-        return [row]
-    try:
-        # Opening a named pipe would wait for a writer that never comes.
-        with os.fdopen(os.open(real_path(row["path"]), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            described = row | _facts(file, key)
-            if described["format"] in containers.FORMATS:
-                file.seek(0)
-                return _members(row, file, key) or [described]
-            return [described]
-    except OSError:  # extract will say what is wrong with it
-        return [row]
+def _guarded(work: Callable[[Any], Any], items: Sequence[Any], limits: Limits) -> Iterator[Any]:
+    """Yield what is found out of each item, or None where that took the process down: extract will say so."""
+    for found in guarded(work, items, seconds=limits.seconds_per_file, memory_mb=limits.memory_mb):
+        yield None if isinstance(found, Death) else found
+
+
+@dataclass(frozen=True)
+class _Facts:
+    key: bytes
+
+    def __call__(self, shown: str) -> dict[str, Any]:
+        """Return what the content of a file says, nothing if it cannot be read: extract will say why."""
+        try:
+            with _opened(shown) as file:
+                return _facts(file, self.key)
+        except OSError:
+            return {}
+
+
+@dataclass(frozen=True)
+class _Members:
+    key: bytes
+
+    def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return a row for each member of an archive; none if it cannot be opened."""
+        try:
+            with _opened(row["path"]) as file:
+                return _members(row, file, self.key)
+        except OSError:
+            return []
+
+
+def _opened(shown: str) -> IO[bytes]:
+    # Opening a named pipe would wait for a writer that never comes.
+    return os.fdopen(os.open(real_path(shown), os.O_RDONLY | os.O_NONBLOCK), "rb")
 
 
 def _members(row: dict[str, Any], file: IO[bytes], key: bytes) -> list[dict[str, Any]]:
-    """Return a row for each member of an archive; none if it cannot be opened, and extract will say why."""
     rows = []
     try:
         archive = containers.Archive.read(file)
@@ -166,7 +208,7 @@ def _facts(file: IO[bytes], key: bytes) -> dict[str, Any]:
         return {"format": kind}
     file.seek(0)
     facts = headers.header(file)
-    ids = {name: pseudonym(key, facts.get(name)) for name in ("patient_id", "study_uid", "series_uid")}
+    ids = {name: pseudonym(key, facts.get(name)) for name in _IDS}
     is_directory = facts.get("sop_class_uid") == headers.DIRECTORY
     status = {"status": "skipped", "reason": "directory_record"} if is_directory else {}
     return {"format": kind, **facts, **ids, **status}

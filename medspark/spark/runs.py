@@ -4,9 +4,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 import pyspark
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 import medspark
-from medspark.spark.tables import RUNS, arrow
+from medspark.spark.tables import RUNS, arrow, read
 from medspark.warehouse import Warehouse, new_run_id
 
 
@@ -30,6 +32,14 @@ class Counts:
             f"{self.n_listed:,} listed = {self.n_processed:,} processed + {self.n_unchanged:,} unchanged"
             f" + {self.n_skipped:,} skipped + {self.n_quarantined:,} quarantined"
         )
+
+
+def pace(spark: SparkSession, warehouse: Warehouse) -> float | None:
+    """Return how many seconds a file took in the last extract that processed some, or None before the first."""
+    runs = read(spark, warehouse, "runs", RUNS).where("job = 'extract' and n_processed > 0")
+    seconds = F.col("finished_at").cast("double") - F.col("started_at").cast("double")
+    last = runs.orderBy(F.desc("finished_at")).select(seconds / F.col("n_processed")).first()
+    return None if last is None else float(last[0])
 
 
 @dataclass(frozen=True)

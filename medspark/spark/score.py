@@ -36,6 +36,7 @@ def score(features: DataFrame, model: Bundle) -> DataFrame:
                 pa.array([model_id] * len(X), pa.string()),
                 pa.array(classes[probability.argmax(axis=1)], pa.string()),
                 pa.ListArray.from_arrays(offsets, probability.ravel()).cast(schema.field("probability").type),
+                pa.nulls(len(X), schema.field("gone_at").type),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 

@@ -36,10 +36,11 @@ def summarise(
 ) -> Report:
     """Return the report of a warehouse under one recipe, and of a model if there is one."""
     recipe = config.recipe_object
-    images = tables.read(spark, warehouse, "images", tables.IMAGES)
-    features = tables.read_features(spark, warehouse, recipe)
-    quarantine = tables.only_recipe(tables.read(spark, warehouse, "quarantine", tables.QUARANTINE), recipe)
-    predictions = tables.read(spark, warehouse, "predictions", tables.PREDICTIONS)
+    images = tables.only_there(tables.read(spark, warehouse, "images", tables.IMAGES))
+    features = tables.only_there(tables.read_features(spark, warehouse, recipe))
+    failed = tables.only_recipe(tables.read(spark, warehouse, "quarantine", tables.QUARANTINE), recipe)
+    quarantine = tables.only_there(failed)
+    predictions = tables.only_there(tables.read(spark, warehouse, "predictions", tables.PREDICTIONS))
     return Report(
         run_id=run_id,
         created_at=now,

@@ -22,7 +22,7 @@ from pyspark.sql.types import (
 
 from medspark.errors import ContractError
 from medspark.recipe import Recipe
-from medspark.warehouse import Warehouse
+from medspark.warehouse import Change, Warehouse
 
 _TEXT, _INT, _LONG, _DOUBLE, _TIME = StringType(), IntegerType(), LongType(), DoubleType(), TimestampType()
 
@@ -35,13 +35,32 @@ LISTING = _struct(
     path=_TEXT, size_bytes=_LONG, modified_at=_TIME, status=_TEXT, reason=_TEXT, input=_TEXT, relative_path=_TEXT
 )
 
-HEADER = _struct(
-    format=_TEXT, modality=_TEXT, manufacturer=_TEXT, transfer_syntax_uid=_TEXT, sop_class_uid=_TEXT,
-    rows=_INT, columns=_INT, n_frames=_INT, bits_stored=_INT, photometric_interpretation=_TEXT,
-    patient_id=_TEXT, study_uid=_TEXT, series_uid=_TEXT,
+PLACEMENT = _struct(
+    image_position_mm=ArrayType(_DOUBLE), image_orientation=ArrayType(_DOUBLE), spacing_mm=ArrayType(_DOUBLE),
+    slice_thickness_mm=_DOUBLE,
 )  # fmt: skip
 
-IMAGES = StructType([*LISTING.fields[:3], HEADER["format"], *LISTING.fields[3:], *HEADER.fields[1:]])
+HEADER = _struct(
+    format=_TEXT, modality=_TEXT, manufacturer=_TEXT, transfer_syntax_uid=_TEXT, sop_class_uid=_TEXT,
+    rows=_INT, columns=_INT, n_frames=_INT, bits_stored=_INT, photometric_interpretation=_TEXT, decoded_bytes=_LONG,
+    patient_id=_TEXT, study_uid=_TEXT, series_uid=_TEXT, sop_instance_uid=_TEXT, frame_of_reference_uid=_TEXT,
+    is_localizer=BooleanType(), placements=ArrayType(PLACEMENT),
+)  # fmt: skip
+
+_CONTENT = _struct(content_sha256=_TEXT, flags=ArrayType(_TEXT))
+
+_GONE = _struct(gone_at=_TIME)
+
+IMAGES = StructType(
+    [*LISTING.fields[:3], HEADER["format"], *LISTING.fields[3:], *HEADER.fields[1:], *_CONTENT.fields, *_GONE.fields]
+)
+
+SERIES = _struct(
+    series_uid=_TEXT, patient_id=_TEXT, study_uid=_TEXT, modality=_TEXT, n_images=_INT, verdict=_TEXT,
+    reasons=ArrayType(_TEXT), slice_spacing_mm=_DOUBLE, row_spacing_mm=_DOUBLE, column_spacing_mm=_DOUBLE,
+    shape=ArrayType(_INT), affine=ArrayType(_DOUBLE), instances=ArrayType(_struct(path=_TEXT, frame=_INT)),
+    fingerprint=_LONG,
+)  # fmt: skip
 
 _IDENTITY = _struct(path=_TEXT, frame=_INT, content_sha256=_TEXT, recipe_id=_TEXT)
 
@@ -56,13 +75,15 @@ FACTS = _struct(
 
 _SOURCE = _struct(size_bytes=_LONG, modified_at=_TIME)
 
+_STATE = StructType([*_SOURCE.fields, *_GONE.fields])
+
 _FAILURE = _struct(failed_stage=_TEXT, reason=_TEXT, error=_TEXT)
 
-QUARANTINE = StructType([*_IDENTITY.fields, *_FAILURE.fields, *_SOURCE.fields])
+QUARANTINE = StructType([*_IDENTITY.fields, *_FAILURE.fields, StructField("decoders", _TEXT), *_STATE.fields])
 
-PREDICTIONS = StructType(
-    [*_IDENTITY.fields, *_struct(model_id=_TEXT, prediction=_TEXT, probability=ArrayType(_DOUBLE)).fields]
-)
+_SCORE = _struct(model_id=_TEXT, prediction=_TEXT, probability=ArrayType(_DOUBLE))
+
+PREDICTIONS = StructType([*_IDENTITY.fields, *_SCORE.fields, *_GONE.fields])
 
 RUNS = _struct(
     run_id=_TEXT, job=_TEXT, status=_TEXT, started_at=_TIME, finished_at=_TIME,
@@ -74,12 +95,12 @@ RUNS = _struct(
 def features(names: Sequence[str]) -> StructType:
     """Return the contract of the features table: who, what, then one column for each feature."""
     values = [StructField(name, _DOUBLE) for name in names]
-    return StructType([*_IDENTITY.fields, *FACTS.fields, *_SOURCE.fields, *values])
+    return StructType([*_IDENTITY.fields, *FACTS.fields, *_STATE.fields, *values])
 
 
 def outcomes(names: Sequence[str]) -> StructType:
     """Return what ``extract_features`` gives: a row a frame, with features or with what failed."""
-    return StructType([*features(names).fields, *_FAILURE.fields])
+    return StructType([*features(names).fields, *_FAILURE.fields, QUARANTINE["decoders"]])
 
 
 def arrow(schema: StructType) -> pa.Schema:
@@ -103,8 +124,13 @@ def read(spark: SparkSession, warehouse: Warehouse, name: str, schema: StructTyp
 
 
 def read_features(spark: SparkSession, warehouse: Warehouse, recipe: Recipe) -> DataFrame:
-    """Return the features that a recipe made, with its columns."""
+    """Return the features that a recipe made, with its columns; also of files that are gone."""
     return only_recipe(read(spark, warehouse, "features", features(recipe.feature_names)), recipe)
+
+
+def only_there(table: DataFrame) -> DataFrame:
+    """Keep the rows of files that the last index found, or did not look for."""
+    return table.where("gone_at is null")
 
 
 def only_recipe(table: DataFrame, recipe: Recipe) -> DataFrame:
@@ -114,18 +140,37 @@ def only_recipe(table: DataFrame, recipe: Recipe) -> DataFrame:
 
 def stage(table: DataFrame, warehouse: Warehouse, name: str, run_id: str) -> None:
     """Write the rows where nobody looks yet."""
-    table.write.option("compression", "zstd").parquet(warehouse.path(name, run_id))
+    table.write.mode("append").option("compression", "zstd").parquet(warehouse.path(name, run_id))
+
+
+def staged(table: DataFrame, warehouse: Warehouse, name: str, run_id: str) -> DataFrame:
+    """Stage rows, and return all that this run has staged: what made them is not run again."""
+    stage(table, warehouse, name, run_id)
+    return table.sparkSession.read.schema(table.schema).parquet(warehouse.path(name, run_id))
 
 
 def publish(
-    warehouse: Warehouse, name: str, schema: StructType, run_id: str, *, replaced: Collection[str] | Literal["all"] = ()
+    warehouse: Warehouse,
+    name: str,
+    schema: StructType,
+    run_id: str,
+    *,
+    replaced: Collection[str] | Literal["all"] = (),
+    based_on: int | None = None,
 ) -> None:
     """Commit what was staged under this run."""
-    warehouse.publish(name, arrow(schema), run_id, replaced=replaced)
+    warehouse.publish(name, arrow(schema), run_id, replaced=replaced, based_on=based_on)
 
 
 def replace(rows: DataFrame, obsolete: DataFrame, warehouse: Warehouse, name: str, run_id: str) -> None:
-    """Put rows in the place of the obsolete ones, in one commit.
+    """Put rows in the place of the obsolete ones, in one commit."""
+    warehouse.publish_all(run_id, [change(rows, obsolete, warehouse, name, run_id)])
+
+
+def change(
+    rows: DataFrame, obsolete: DataFrame, warehouse: Warehouse, name: str, chunk: str, *, based_on: int | None = None
+) -> Change:
+    """Stage rows that take the place of the obsolete ones, and return what ``Warehouse.publish_all`` has to commit.
 
     ``obsolete`` has some key columns of the table. Files that hold an obsolete row are written anew without it.
     """
@@ -134,13 +179,13 @@ def replace(rows: DataFrame, obsolete: DataFrame, warehouse: Warehouse, name: st
         whole = from_arrow_schema(warehouse.schema(name))
         kept = rows.sparkSession.read.schema(whole).parquet(*touched).join(obsolete, obsolete.columns, "left_anti")
         rows = rows.unionByName(kept, allowMissingColumns=True)
-    stage(rows, warehouse, name, run_id)
-    publish(warehouse, name, rows.schema, run_id, replaced=touched)
+    stage(rows, warehouse, name, chunk)
+    return Change(name, arrow(rows.schema), touched, based_on)
 
 
 def _files_with(obsolete: DataFrame, warehouse: Warehouse, name: str) -> list[str]:
     files = warehouse.files(name)
-    if not files:
+    if not files or obsolete.isEmpty():
         return []
     keys = obsolete.sparkSession.read.parquet(*files).select(*obsolete.columns, F.input_file_name().alias("_file"))
     found = keys.join(obsolete, obsolete.columns, "left_semi").select("_file").distinct().collect()

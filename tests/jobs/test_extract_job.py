@@ -41,8 +41,10 @@ FILES = {
     "empty.png": b"",
     "notes.txt": b"no image",
     "gone.png": make_png(make_pixels(seed=2)),
+    "wide.png": make_png(np.tile(np.arange(100, dtype=np.uint8), (100, 1))),
     ".hidden.png": make_png(),
 }
+SMALL = ("--set", "limits.max_pixels=5000")
 REASONS = {
     "page.tif": "step_failed",
     "cut.png": "truncated",
@@ -50,6 +52,7 @@ REASONS = {
     "notes.txt": "not_an_image",
     "gone.png": "vanished",
     "pipe.png": "unreadable",
+    "wide.png": "too_large",
 }
 
 
@@ -108,14 +111,18 @@ def life(spark, tmp_path_factory):
         run(index, spark, "--input", archive, "--warehouse", warehouse)
         gone.unlink()
         before = listing(warehouse)
-        runs["dry"] = run(extract, spark, "--warehouse", warehouse, *RECIPE, "--dry-run"), before, listing(warehouse)
-        extract_again("first")
+        runs["dry"] = (
+            run(extract, spark, "--warehouse", warehouse, *RECIPE, *SMALL, "--dry-run"),
+            before,
+            listing(warehouse),
+        )
+        extract_again("first", *SMALL)
     finally:
         spark.conf.set("spark.sql.session.timeZone", zone)
     gone.write_bytes(FILES["gone.png"])
     os.utime(gone, ns=(time_of_gone, time_of_gone))
-    extract_again("again")
-    extract_again("retried", "--set", 'run.retry=["vanished"]', "--set", "run.max_failed=0.4")
+    extract_again("again", *SMALL)
+    extract_again("retried", "--retry", "too_large", "--set", "run.max_failed=0.4")
     _flip_a_pixel(archive / "changes.png")
     extract_again("changed", "--input", archive)
     extract_again("other recipe", recipe=OTHER_RECIPE)
@@ -134,7 +141,8 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(life):
     (code, printed), before, after = life["dry"]
     assert code == 0
     n_bytes = sum(len(content) for name, content in FILES.items() if name != ".hidden.png")
-    assert f"extract would process {len(FILES)} files ({n_bytes:,} bytes)" in printed  # the pipe, but not the hidden
+    assert f"extract would process {len(FILES)} files of {n_bytes:,} bytes" in printed  # the pipe, but not the hidden
+    assert f"({len(FILES)} new, 0 changed or to be tried again)" in printed
     assert before == after
 
 
@@ -143,12 +151,16 @@ def test_a_dry_run_looks_at_the_input_as_it_is_now_and_needs_no_listing(spark, t
     archive.mkdir()
     (archive / "one.png").write_bytes(make_png())
     options = ("--input", archive, "--warehouse", warehouse, *RECIPE)
-    assert "would process 1 files" in run(extract, spark, *options, "--dry-run")[1]
+    assert "would process 1 files of" in run(extract, spark, *options, "--dry-run")[1]
     assert not warehouse.exists()
     run(index, spark, *options)
     before = listing(warehouse)
     (archive / "two.png").write_bytes(make_png())
-    assert "would process 2 files" in run(extract, spark, *options, "--dry-run")[1]
+    (archive / "three.png").write_bytes(make_png())
+    (archive / "one.png").unlink()
+    told = run(extract, spark, *options, "--dry-run")[1]
+    assert "would process 2 files of" in told
+    assert "1 gone" in told
     assert listing(warehouse) == before
 
 
@@ -161,9 +173,9 @@ def test_every_file_has_the_status_and_the_reason_it_deserves(life):
 
 def test_the_counts_add_up_and_stand_in_the_runs_table(life):
     assert life["first"].counts == {
-        "n_listed": 10, "n_processed": 3, "n_unchanged": 0, "n_skipped": 1, "n_quarantined": 6,
+        "n_listed": 11, "n_processed": 3, "n_unchanged": 0, "n_skipped": 1, "n_quarantined": 7,
     }  # fmt: skip
-    assert "10 listed = 3 processed + 0 unchanged + 1 skipped + 6 quarantined" in life["first"].printed
+    assert "11 listed = 3 processed + 0 unchanged + 1 skipped + 7 quarantined" in life["first"].printed
 
 
 def test_each_frame_of_a_file_is_a_row_with_its_own_numbers(life):
@@ -183,7 +195,13 @@ def test_one_bad_frame_leaves_the_others_and_names_itself(life):
 def test_files_that_gave_nothing_say_where_they_stopped(life):
     stages = {Path(row["path"]).name: row["failed_stage"] for row in life["first"].quarantine}
     read = dict.fromkeys(("empty.png", "gone.png", "pipe.png"), "read")
-    assert stages == {**read, "cut.png": "decode", "notes.txt": "decode", "page.tif": "first_order"}
+    assert stages == {
+        **read,
+        "cut.png": "decode",
+        "notes.txt": "decode",
+        "wide.png": "decode",
+        "page.tif": "first_order",
+    }
 
 
 def test_the_time_of_a_file_is_its_own_whatever_the_time_zone_of_the_session(life):
@@ -193,31 +211,28 @@ def test_the_time_of_a_file_is_its_own_whatever_the_time_zone_of_the_session(lif
     assert life["first"].of("good.png")[0]["modified_at"] == moment
 
 
-def test_a_second_run_processes_nothing_and_changes_no_row(life):
+def test_a_second_run_processes_nothing_but_what_was_missing_and_changes_no_row(life):
     again, first = life["again"], life["first"]
-    assert again.counts == {**first.counts, "n_processed": 0, "n_unchanged": 3}
-    assert again.statuses == {
-        name: "unchanged" if status == "processed" else status for name, status in first.statuses.items()
-    }
-    assert again.reasons == REASONS
-    assert again.features == first.features
-    assert again.quarantine == first.quarantine
+    assert again.counts == {**first.counts, "n_processed": 1, "n_unchanged": 3, "n_quarantined": 6}
+    unchanged = {name: "unchanged" if status == "processed" else status for name, status in first.statuses.items()}
+    assert again.statuses == {**unchanged, "gone.png": "processed"}  # it vanished, and is back
+    assert len(again.of("gone.png")) == 1
+    assert [row for row in again.features if not row["path"].endswith("gone.png")] == first.features
+    assert again.quarantine == [row for row in first.quarantine if row["reason"] != "vanished"]
 
 
 def test_a_reason_is_tried_again_only_when_asked_for(life):
-    assert life["again"].reasons["gone.png"] == "vanished"  # although it was back by then
-    assert life["again"].of("gone.png") == []
+    assert life["again"].reasons["wide.png"] == "too_large"
     retried = life["retried"]
-    assert retried.statuses["gone.png"] == "processed"
-    assert len(retried.of("gone.png")) == 1
+    assert retried.statuses["wide.png"] == "processed"
+    assert len(retried.of("wide.png")) == 1
     assert retried.counts["n_processed"] == 1
-    assert not any(row["path"].endswith("gone.png") for row in retried.quarantine)
-    assert len(retried.quarantine) == len(life["first"].quarantine) - 1
+    assert retried.quarantine == [row for row in life["again"].quarantine if row["reason"] != "too_large"]
 
 
 def test_too_many_in_quarantine_make_the_exit_code_1_after_everything_was_written(life):
-    assert life["first"].code == 0  # 6 of 10, and by default any number is
-    assert life["retried"].code == 1  # 5 of 10, and 0.4 are allowed
+    assert life["first"].code == 0  # 7 of 11, and by default any number is
+    assert life["retried"].code == 1  # 5 of 11, and 0.4 are allowed
     assert "more than run.max_failed = 0.4" in life["retried"].printed
     assert life["retried"].counts["n_quarantined"] == 5
 
@@ -244,7 +259,7 @@ def test_another_recipe_adds_its_columns_and_leaves_the_rows_of_the_first_alone(
     for row in second:
         assert row["first_order_mean"] is None
         assert None not in [row[name] for name in other.feature_names]
-    assert after.counts["n_processed"] == before.counts["n_processed"] + before.counts["n_unchanged"] == 4
+    assert after.counts["n_processed"] == before.counts["n_processed"] + before.counts["n_unchanged"] == 5
 
 
 def test_without_a_listing_there_is_nothing_to_extract(spark, tmp_path):

@@ -1,0 +1,47 @@
+"""The nightly job: list, measure what is new, changed or to be tried again, score it with the current model, report."""
+
+import sys
+from collections.abc import Sequence
+
+from pyspark.sql import SparkSession
+
+from medspark import bundle
+from medspark.config import Config
+from medspark.jobs import extract, report, score
+from medspark.spark import plan, tables
+from medspark.spark.launch import DONE, launch
+from medspark.spark.runs import Run
+from medspark.warehouse import Warehouse
+
+
+def run(spark: SparkSession, config: Config) -> int:
+    """Bring the warehouse up to date with ``config.input``; the last line says in short what was done."""
+    config.require("input")
+    recipe = config.recipe_object
+    warehouse = Warehouse.at(config.warehouse)
+    has_model = bool(config.model_id or bundle.list_models(warehouse.path("models"), recipe_id=recipe.recipe_id))
+    if config.dry_run:
+        extract.run(spark, config)
+        if has_model:
+            score.run(spark, config)
+        return DONE
+    with warehouse.hold("reprocess"):
+        this = Run("reprocess")
+        code: int = extract.run(spark, config)
+        if has_model:
+            score.run(spark, config)
+        report.run(spark, config)
+        counts = plan.count(tables.read(spark, warehouse, "images", tables.IMAGES))
+        this.finish(warehouse, counts, recipe_id=recipe.recipe_id)
+    scored = "scored" if has_model else "not scored: no model of this recipe"
+    print(f"reprocess: {counts}; {scored}; exit {code}")
+    return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from its command line and return its exit code."""
+    return launch("reprocess", __doc__ or "", run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
