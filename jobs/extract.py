@@ -26,6 +26,8 @@ def run(spark: SparkSession, config: Config) -> int:
     """Write the features and quarantine of every image that is new or changed under this recipe."""
     recipe = config.recipe_object
     _ = recipe.feature_names  # rehearsal: a recipe that does not run stops here
+    if config.input:
+        index.require_places(config)
     warehouse = Warehouse.at(config.warehouse)
     if config.dry_run:
         planned = _planned(spark, warehouse, config, _images(spark, warehouse, config))
@@ -45,7 +47,8 @@ def run(spark: SparkSession, config: Config) -> int:
                 _measured(part, warehouse, config, chunk_id(this.run_id, number), tally=tally, versions=versions)
                 for number, part in parts
             ]
-        images = plan.with_flags(plan.settled(planned, functools.reduce(DataFrame.unionByName, outcomes)))
+        settled = plan.settled(planned, functools.reduce(DataFrame.unionByName, outcomes)) if outcomes else planned
+        images = plan.with_flags(settled)
         images = tables.staged(images, warehouse, "images", this.run_id)
         counts = plan.count(images)
         tables.publish(warehouse, "images", tables.IMAGES, this.run_id, replaced="all", based_on=versions["images"])

@@ -18,14 +18,18 @@ from medspark.spark.series import series_table
 from medspark.warehouse import Warehouse
 
 
-def listing(spark: SparkSession, config: Config) -> DataFrame:
-    """Return the images table of ``config.input``, and write nothing."""
+def require_places(config: Config) -> None:
+    """Raise ConfigError if there is no input or no warehouse, or if one lies in the other."""
     config.require("input", "warehouse")
     warehouse = Warehouse.at(config.warehouse)
     for uri in config.input:
         if is_listed_by(uri, warehouse.uri):
             raise ConfigError(f"warehouse {warehouse.uri} lies inside the input {uri}: put it elsewhere")
-    before = tables.read(spark, warehouse, "images", tables.IMAGES)
+
+
+def listing(spark: SparkSession, config: Config) -> DataFrame:
+    """Return the images table of ``config.input``, and write nothing."""
+    before = tables.read(spark, Warehouse.at(config.warehouse), "images", tables.IMAGES)
     return index_table(spark, config.input, before, load_key(config.privacy.key_file), config.limits)
 
 
@@ -38,6 +42,7 @@ def preview(spark: SparkSession, config: Config) -> DataFrame:
 
 def run(spark: SparkSession, config: Config) -> int:
     """Write the images table of ``config.input``, and judge the series in it."""
+    require_places(config)
     warehouse = Warehouse.at(config.warehouse)
     if config.dry_run:
         print(f"index would list {listing(spark, config).count():,} files into {warehouse.path('images')}")

@@ -7,7 +7,7 @@ from pyspark.sql import SparkSession
 
 from medspark import bundle
 from medspark.config import Config
-from medspark.jobs import extract, report, score
+from medspark.jobs import extract, index, report, score
 from medspark.spark import plan, tables
 from medspark.spark.launch import DONE, launch
 from medspark.spark.runs import Run
@@ -16,7 +16,7 @@ from medspark.warehouse import Warehouse
 
 def run(spark: SparkSession, config: Config) -> int:
     """Bring the warehouse up to date with ``config.input``; the last line says in short what was done."""
-    config.require("input")
+    index.require_places(config)
     recipe = config.recipe_object
     warehouse = Warehouse.at(config.warehouse)
     has_model = bool(config.model_id or bundle.list_models(warehouse.path("models"), recipe_id=recipe.recipe_id))

@@ -127,6 +127,7 @@ def test_the_readme_explains_every_reason_code_and_no_other():
     ("heading", "contract"),
     [
         ("## images", tables.IMAGES),
+        ("## series", tables.SERIES),
         ("## features", tables.features(())),
         ("## quarantine", tables.QUARANTINE),
         ("## predictions", tables.PREDICTIONS),
@@ -158,7 +159,8 @@ def test_the_catalogue_tells_parameters_defaults_and_columns():
     text = page("docs/catalogue.md")
     assert "Parameters: `low = 100.0`, `high = 200.0`." in section(text, "#### canny")
     assert "Parameters: `rows = ...`, `columns = ...`." in section(text, "#### resize")
-    assert "From the file, unless the recipe says otherwise: `window`, `is_inverted`." in section(text, "#### to_uint8")
+    told = "From the file, unless the recipe says otherwise: `window`, `is_inverted`, `modality`."
+    assert told in section(text, "#### to_uint8")
     assert "Columns: 10, `lbp_p8_r1_00`, `lbp_p8_r1_01`, ..., `lbp_p8_r1_09`." in section(text, "#### lbp")
 
 

@@ -17,6 +17,7 @@ LAYERS = (
     ("readers", "steps", "features", "models", "metrics", "privacy", "report", "split", "phantom"),
     ("recipe", "series", "bundle"),
     ("config", "warehouse", "catalogue"),
+    ("upkeep",),
     ("spark", "daemon"),
     ("jobs",),
     ("demo", "doctor", "submit"),

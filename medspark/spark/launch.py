@@ -1,10 +1,15 @@
 """From a command line to an exit code, the same for every job."""
 
+import errno
+import os
 import re
+import shutil
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from deltalake.exceptions import DeltaError
 from pyspark.errors import PySparkException, PythonException
@@ -40,7 +45,10 @@ def launch(
         print(f"medspark {job}: {error}", file=sys.stderr)
         return ENGINE_FAILED
     except (PySparkException, Py4JError, DeltaError, OSError) as error:
-        print(f"medspark {job}: failed, run again to continue: {_cause(error)}", file=sys.stderr)
+        cause = _cause(error)
+        if os.strerror(errno.ENOSPC) in cause:
+            cause += f": {_fullest(config.warehouse)}"
+        print(f"medspark {job}: failed, run again to continue: {cause}", file=sys.stderr)
         return ENGINE_FAILED
     except Exception:  # noqa: BLE001 - a fault of ours, to be seen; Python's own exit code 1 would mean done
         traceback.print_exc()
@@ -50,6 +58,17 @@ def launch(
 def plain_warnings() -> None:
     """Say what a warning says, and not where in our code it was said."""
     warnings.formatwarning = lambda message, *_: f"medspark: {message}\n"
+
+
+def _fullest(warehouse: str) -> str:
+    """Return in words which of the places that a job writes to has the least room."""
+    places = {
+        "the warehouse": Path(warehouse.removeprefix("file://")).absolute(),
+        "Spark's scratch directory, SPARK_LOCAL_DIRS,": Path(os.environ.get("SPARK_LOCAL_DIRS", tempfile.gettempdir())),
+    }
+    free = {name: shutil.disk_usage(place).free for name, place in places.items() if place.is_dir()}
+    name = min(free, key=lambda name: free[name])
+    return f"{name} {places[name]} has {free[name]:,} bytes free"
 
 
 def _cause(error: Exception) -> str:

@@ -1,13 +1,15 @@
 """Directories into the images table: every file, whatever its name, in parallel."""
 
 import glob
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -22,6 +24,7 @@ from medspark.spark.guard import Death, guarded
 from medspark.spark.tables import IMAGES, LISTING, arrow
 
 _IDS = ("patient_id", "study_uid", "series_uid", "sop_instance_uid", "frame_of_reference_uid")
+_BATCH = 10_000
 _A_WEEK = 7 * 24 * 3600.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -32,16 +35,20 @@ def list_files(spark: SparkSession, inputs: tuple[str, ...]) -> DataFrame:
     Raises ConfigError for an input that is not there.
     """
     directories, files = _expand(inputs)
-    tasks = _spread(directories, wanted=4 * spark.sparkContext.defaultParallelism)
-    names = LISTING.names
-    single = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in _rows(files)], arrow(LISTING))
-    listed = spark.createDataFrame(single)
-    if tasks:
+    n_tasks = 4 * spark.sparkContext.defaultParallelism
+    trees = _spread(directories, wanted=n_tasks)
+    listed = spark.createDataFrame(pa.Table.from_batches(_listed(files), arrow(LISTING)))
+    if not trees:
+        return listed
+
+    def walked(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         # Each task lists whole subtrees, so that nothing but directories is ever held by the driver.
-        places = spark.sparkContext.parallelize(tasks, len(tasks))
-        found = places.flatMap(lambda task: _rows((entry, task[0].root) for entry in walk(task[0], is_deep=task[1])))
-        listed = spark.createDataFrame(found, LISTING).unionByName(listed)
-    return listed
+        for number in (number for batch in batches for number in batch.column("id").to_pylist()):
+            directory, is_deep = trees[number]
+            yield from _listed((entry, directory.root) for entry in walk(directory, is_deep=is_deep))
+
+    numbers = spark.range(0, len(trees), numPartitions=min(n_tasks, len(trees)))  # a task costs as much as 100 files
+    return numbers.mapInArrow(walked, LISTING).unionByName(listed)
 
 
 def index_table(
@@ -58,7 +65,9 @@ def index_table(
     known = previous.where("format is not null").drop(*LISTING.names[3:], "gone_at")
     rows = listing.join(known, same, "left").withColumn("gone_at", F.lit(None).cast("timestamp"))
     rows = rows.select(*IMAGES.names).repartition(2 * spark.sparkContext.defaultParallelism)
-    return rows.mapInArrow(lambda batches: (_with_headers(batch, key, limits) for batch in batches), IMAGES)
+    return rows.mapInArrow(
+        lambda batches: (part for batch in batches for part in _with_headers(batch, key, limits)), IMAGES
+    )
 
 
 def roots(inputs: tuple[str, ...]) -> list[str]:
@@ -101,7 +110,7 @@ def _fixed_part(pattern: bytes) -> bytes:
 
 
 def _spread(directories: list[Directory], *, wanted: int) -> list[tuple[Directory, bool]]:
-    """Split trees until there are enough tasks: (directory, whether its subdirectories belong to the task)."""
+    """Split trees until there are enough: (directory, whether its subdirectories belong to it)."""
     shallow: list[Directory] = []
     deep = list(directories)
     while deep and len(deep) < wanted:
@@ -113,12 +122,26 @@ def _spread(directories: list[Directory], *, wanted: int) -> list[tuple[Director
     return [(directory, False) for directory in shallow] + [(directory, True) for directory in deep]
 
 
-def _rows(entries: Any) -> Iterator[tuple[Any, ...]]:
-    for entry, root in entries:
-        status, reason = _verdict(entry)
-        modified = None if entry.modified_ns is None else _EPOCH + timedelta(microseconds=entry.modified_ns // 1000)
-        relative = os.path.relpath(entry.path, root)
-        yield show_path(entry.path), entry.size_bytes, modified, status, reason, show_path(root), show_path(relative)
+def _listed(entries: Iterable[tuple[Entry, bytes]]) -> Iterator[pa.RecordBatch]:
+    """Yield rows of the listing for entries and the directories that their relative paths begin at."""
+    entries = iter(entries)
+    while rows := [_row(entry, root) for entry, root in itertools.islice(entries, _BATCH)]:
+        yield pa.RecordBatch.from_pylist(rows, arrow(LISTING))
+
+
+def _row(entry: Entry, root: bytes) -> dict[str, Any]:
+    status, reason = _verdict(entry)
+    return {
+        "path": show_path(entry.path),
+        "size_bytes": entry.size_bytes,
+        "modified_at": None
+        if entry.modified_ns is None
+        else _EPOCH + timedelta(microseconds=entry.modified_ns // 1000),
+        "status": status,
+        "reason": reason,
+        "input": show_path(root),
+        "relative_path": show_path(os.path.relpath(entry.path, root)),
+    }
 
 
 def _verdict(entry: Entry) -> tuple[str, str | None]:
@@ -129,19 +152,19 @@ def _verdict(entry: Entry) -> tuple[str, str | None]:
     return "listed", None
 
 
-def _with_headers(batch: pa.RecordBatch, key: bytes, limits: Limits) -> pa.RecordBatch:
-    """Return the rows with what the content says, and a row for each member in the place of an archive."""
-    rows = batch.to_pylist()
-    unknown = [row for row in rows if row["status"] == "listed" and row["format"] is None]
-    paths = [row["path"] for row in unknown]
-    for row, facts in zip(unknown, _guarded(_Facts(key), paths, limits), strict=True):
+def _with_headers(batch: pa.RecordBatch, key: bytes, limits: Limits) -> Iterator[pa.RecordBatch]:
+    """Yield the rows with what the content says, and a row for each member in the place of an archive."""
+    is_unknown = pc.and_(pc.equal(batch.column("status"), "listed"), pc.is_null(batch.column("format")))
+    yield batch.filter(pc.invert(is_unknown))
+    rows = batch.filter(is_unknown).to_pylist()
+    for row, facts in zip(rows, _guarded(_Facts(key), [row["path"] for row in rows], limits), strict=True):
         row.update(facts or {})
-    archives = [row for row in unknown if row["format"] in containers.FORMATS]
+    archives = [row for row in rows if row["format"] in containers.FORMATS]
     # However long it takes: an archive may hold any number of files.
     members = list(_guarded(_Members(key), archives, replace(limits, seconds_per_file=_A_WEEK)))
     opened = {id(row) for row, found in zip(archives, members, strict=True) if found}
     rows = [row for row in rows if id(row) not in opened] + [member for found in members for member in found or []]
-    return pa.RecordBatch.from_pylist(rows, arrow(IMAGES))
+    yield pa.RecordBatch.from_pylist(rows, arrow(IMAGES))
 
 
 def _guarded(work: Callable[[Any], Any], items: Sequence[Any], limits: Limits) -> Iterator[Any]:

@@ -123,7 +123,7 @@ def describe(planned: DataFrame, seconds_per_file: float | None) -> str:
 
 def chunks(todo: DataFrame, n_files: int) -> list[DataFrame]:
     """Split the files that are to be processed into parts of about so many; what lies in one archive stays together."""
-    n_chunks = max(1, -(-todo.count() // n_files))
+    n_chunks = -(-todo.count() // n_files)
     archive = F.substring_index("path", SEPARATOR, 1)
     return [todo.where(F.pmod(F.xxhash64(archive), F.lit(n_chunks)) == number) for number in range(n_chunks)]
 

@@ -187,7 +187,8 @@ def test_a_file_is_processed_when_all_its_frames_were_measured(spark, planned):
     assert plan.count(after) == Counts(11, n_processed=1, n_unchanged=2, n_skipped=1, n_quarantined=7)
     assert plan.reasons(after) == [
         ("quarantined, step_failed", 2), ("quarantined, vanished", 2),
-        ("quarantined, corrupt", 1), ("skipped, hidden", 1), ("quarantined, too_large", 1), ("quarantined, truncated", 1),
+        ("quarantined, corrupt", 1), ("skipped, hidden", 1),
+        ("quarantined, too_large", 1), ("quarantined, truncated", 1),
     ]  # fmt: skip
 
 
