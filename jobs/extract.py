@@ -30,14 +30,16 @@ def run(spark: SparkSession, config: Config) -> int:
         index.require_places(config)
     warehouse = Warehouse.at(config.warehouse)
     if config.dry_run:
-        planned = _planned(spark, warehouse, config, _images(spark, warehouse, config))
+        images: DataFrame = index.preview(spark, config) if config.input else _images(spark, warehouse)
+        planned = _planned(spark, warehouse, config, images)
         print(f"extract would {plan.describe(planned, pace(spark, warehouse))}; recipe {recipe.recipe_id}")
         return DONE
     with warehouse.hold("extract"):
-        images = _images(spark, warehouse, config)
+        if config.input:
+            index.run(spark, config)
         this = Run("extract")
         versions = {name: warehouse.version(name) for name in ("images", *_MADE)}
-        planned = _planned(spark, warehouse, config, images)
+        planned = _planned(spark, warehouse, config, _images(spark, warehouse))
         warehouse.keep_recipe(recipe.recipe_id, recipe.to_dict())
         planned = tables.staged(planned, warehouse, "_plan", this.run_id)
         todo, tally = plan.only_todo(planned), Tally.of(spark)
@@ -63,13 +65,7 @@ def run(spark: SparkSession, config: Config) -> int:
     return DONE
 
 
-def _images(spark: SparkSession, warehouse: Warehouse, config: Config) -> DataFrame:
-    """Return the images table, of what is there now if an input is given."""
-    if config.input and config.dry_run:
-        images: DataFrame = index.preview(spark, config)
-        return images
-    if config.input:
-        index.run(spark, config)
+def _images(spark: SparkSession, warehouse: Warehouse) -> DataFrame:
     if not warehouse.files("images"):
         raise ConfigError(f"{warehouse.uri} has no images table: run index first, or give --input")
     return tables.read(spark, warehouse, "images", tables.IMAGES)

@@ -15,7 +15,7 @@ from medspark.spark.listing import index_table, is_listed_by, roots
 from medspark.spark.plan import count_listing
 from medspark.spark.runs import Run
 from medspark.spark.series import series_table
-from medspark.warehouse import Warehouse
+from medspark.warehouse import Change, Warehouse
 
 
 def require_places(config: Config) -> None:
@@ -49,18 +49,18 @@ def run(spark: SparkSession, config: Config) -> int:
         return DONE
     with warehouse.hold("index"):
         this = Run("index")
-        version = warehouse.version("images")
+        versions = {name: warehouse.version(name) for name in ("images", "series")}
         before = tables.read(spark, warehouse, "images", tables.IMAGES)
         images = tables.staged(listing(spark, config), warehouse, "images", this.run_id)
         gone = vanished(before, images, roots(config.input))
         images = tables.staged(gone, warehouse, "images", this.run_id)
         counts = count_listing(images, before)
-        tables.publish(warehouse, "images", tables.IMAGES, this.run_id, replaced="all", based_on=version)
-
-        mark_gone(images, warehouse, this.run_id)
         series = series_table(images, tables.read(spark, warehouse, "series", tables.SERIES))
         tables.stage(series, warehouse, "series", this.run_id)
-        tables.publish(warehouse, "series", tables.SERIES, this.run_id, replaced="all")
+        contracts = {"images": tables.IMAGES, "series": tables.SERIES}
+        changes = [Change(name, tables.arrow(contracts[name]), "all", versions[name]) for name in contracts]
+        warehouse.publish_all(this.run_id, changes)
+        mark_gone(images, warehouse, this.run_id)
         this.finish(warehouse, counts)
     print(f"index: {counts}")
     return DONE

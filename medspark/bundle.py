@@ -196,6 +196,25 @@ def find(directory: Path | str, *, recipe_id: str, model_id: str = "") -> Bundle
     return load(Path(directory) / (model_id or models[-1]))
 
 
+def replace_split(directory: Path, rows: pa.Table) -> None:
+    """Put other rows into split.parquet, and its new sha256 where it is written down.
+
+    A bundle of which a killed run replaced only some files is refused by ``load``; the same call again repairs it.
+    """
+    content = json.loads((directory / "model.json").read_bytes())
+    pq.write_table(rows, _draft(directory / "split.parquet"))
+    content["files"]["split.parquet"] = _sha256(_draft(directory / "split.parquet"))
+    _draft(directory / "model.json").write_bytes(_json(content))
+    for name in ("split.parquet", "model.json"):
+        _draft(directory / name).replace(directory / name)
+    _draft(directory / "model.json.sha256").write_bytes(_seal(directory))
+    _draft(directory / "model.json.sha256").replace(directory / "model.json.sha256")
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
 def _require_fit(model: Model, manifest: Manifest, split_table: pa.Table) -> None:
     wrong = Manifest.__required_keys__ ^ manifest.keys()
     if wrong:

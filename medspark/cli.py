@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import medspark
-from medspark.errors import ConfigError
+from medspark.errors import ConfigError, ConflictError, ContractError
 
-JOBS = ("index", "extract", "train", "score", "report")
+JOBS = ("index", "extract", "train", "score", "report", "reprocess")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,9 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(job.main(arguments[1:]))
     try:
         return _other(arguments)
-    except (ConfigError, OSError) as error:
+    except (ConfigError, ContractError, OSError) as error:
         print(f"medspark: {error}", file=sys.stderr)
         return 2
+    except ConflictError as error:
+        print(f"medspark: {error}", file=sys.stderr)
+        return 3
 
 
 def _other(arguments: list[str]) -> int:
@@ -39,6 +42,18 @@ def _other(arguments: list[str]) -> int:
     phantom.add_argument("--patients", type=int, default=40)
     phantom.add_argument("--seed", type=int, default=42)
     commands.add_parser("doctor", help="say what is installed, prove every decoder, tell what to install")
+    vacuum = commands.add_parser("vacuum", help="remove files of a warehouse that no table needs any more")
+    vacuum.add_argument(
+        "--retention-hours",
+        type=float,
+        default=168,
+        help="keep what tables used until so long ago, for those who still read it (default: 168, a week)",
+    )
+    forget = commands.add_parser("forget", help="erase a patient from the tables, their history and the models")
+    forget.add_argument("--patient", required=True, metavar="PSEUDONYM", help="patient_id as the tables have it")
+    for command in (vacuum, forget):
+        command.add_argument("--warehouse", required=True, metavar="URI", help="where the tables are")
+        command.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     for job in JOBS:
         commands.add_parser(job, help="a job of the line", add_help=False)
     options = parser.parse_args(arguments)
@@ -48,11 +63,36 @@ def _other(arguments: list[str]) -> int:
         except ImportError as error:
             raise ConfigError(f"a package of the core is missing ({error}): pip install medspark") from None
         return doctor.main()
+    if options.command in ("vacuum", "forget"):
+        return _upkeep(options)
 
     from medspark.phantom import write_archive
 
     inventory = write_archive(options.directory, patients=options.patients, seed=options.seed)
     print(f"{options.directory}: {inventory.n_good} good files and {inventory.n_damaged} damaged ones, all synthetic")
+    return 0
+
+
+def _upkeep(options: argparse.Namespace) -> int:
+    # These load Arrow and delta-rs, which --help does not need.
+    from deltalake.exceptions import DeltaError
+
+    from medspark import upkeep
+    from medspark.warehouse import Warehouse
+
+    warehouse, dry_run = Warehouse.at(options.warehouse), options.dry_run
+    try:
+        if options.command == "vacuum":
+            removed = upkeep.vacuum(warehouse, retention_hours=options.retention_hours, dry_run=dry_run)
+            text = "\n".join(map(str, removed)) or "nothing to remove"
+        else:
+            text = str(upkeep.forget(warehouse, options.patient, dry_run=dry_run))
+    except (DeltaError, OSError) as error:
+        print(f"medspark {options.command}: failed, run again to continue: {error}", file=sys.stderr)
+        return 3
+    if dry_run:
+        print("dry run, nothing was removed; without --dry-run this goes:")
+    print(text)
     return 0
 
 

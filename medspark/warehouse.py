@@ -1,36 +1,88 @@
-"""The Delta tables: what Spark staged becomes visible in one commit, or not at all.
+"""The Delta tables: what Spark staged becomes visible in one step, or not at all.
 
-Spark writes Parquet into TABLE/RUN_ID/, where no reader looks; one commit of delta-rs publishes those files, and takes
-away the ones they replace. A run that dies before its commit leaves files that nobody sees.
+Spark writes Parquet into TABLE/CHUNK_ID/, where no reader looks; one commit of delta-rs publishes those files, and
+takes away the ones they replace. A run that dies before its commit leaves files that nobody sees.
+
+Where several tables change together, what is to be committed is first written down in _pending/CHUNK_ID.json. Whoever
+holds the warehouse next completes what a killed run had begun.
 """
 
+import fcntl
 import json
 import os
+import random
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+import socket
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from medspark.errors import ConfigError, ConflictError
 
-_ATTEMPTS = 10
-TABLES = ("images", "features", "quarantine", "predictions", "runs")
+TABLES = ("images", "series", "features", "quarantine", "predictions", "runs")
+PENDING = "_pending"
+_ATTEMPTS = 100  # each that fails is one by which another run got on
+_HELD: dict[str, bool] = {}  # warehouses that this process holds, and whether the file system saw to it
 
 
 def new_run_id(job: str, now: datetime) -> str:
     """Return an id that sorts by time and is not given twice."""
     return f"{job}-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def chunk_id(run_id: str, number: int) -> str:
+    """Return the id of a part of a run that is published on its own."""
+    return f"{run_id}-{number:05}"
+
+
+def _run_of(chunk: str) -> str:
+    return re.sub(r"-\d{5}$", "", chunk)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of one table: the files that were staged for it come in, the replaced ones leave.
+
+    ``replaced`` are paths as ``Warehouse.files`` gives them. New columns of ``schema`` are added to the table. If
+    ``based_on`` is given, no other run may have changed the table since that version.
+    """
+
+    name: str
+    schema: pa.Schema
+    replaced: Collection[str] | Literal["all"] = ()
+    based_on: int | None = None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A change as it is committed: the files by their paths inside the table, facts included."""
+
+    name: str
+    schema: Schema
+    added: list[AddAction]
+    replaced: list[str] | Literal["all"]
+    based_on: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.__dict__, "schema": json.loads(self.schema.to_json()), "added": [asdict(a) for a in self.added]}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "_Step":
+        schema, added = Schema.from_json(json.dumps(value["schema"])), [AddAction(**a) for a in value["added"]]
+        return cls(**{**value, "schema": schema, "added": added})
 
 
 @dataclass(frozen=True)
@@ -63,6 +115,11 @@ class Warehouse:
         except TableNotFoundError:
             return None
 
+    def version(self, name: str) -> int:
+        """Return the number of a table's newest version, -1 before its first commit."""
+        table = self.table(name)
+        return -1 if table is None else table.version()
+
     def files(self, name: str) -> list[str]:
         """Return the paths of the Parquet files that make up a table now."""
         table = self.table(name)
@@ -73,49 +130,93 @@ class Warehouse:
         table = self.table(name)
         return pa.schema([] if table is None else table.schema().to_arrow())
 
-    def publish(
-        self, name: str, schema: pa.Schema, run_id: str, *, replaced: Collection[str] | Literal["all"] = ()
-    ) -> None:
-        """Make the Parquet files under NAME/RUN_ID part of a table, and the replaced ones no longer, in one commit.
+    @contextmanager
+    def hold(self, job: str, *, recover: bool = True) -> Iterator[bool]:
+        """Keep other runs from this warehouse, after completing what a killed one had begun.
 
-        ``replaced`` are paths as ``files`` gives them. New columns of ``schema`` are added to the table. Publishing the
-        same run again changes nothing. Raises ConflictError if another run has replaced some of the same files.
+        Gives whether that is certain: a file system without locks leaves it to ``Change.based_on``. Within a process,
+        who holds it may hold it again. The lock ends with the process. Raises ConflictError if another run has it, and
+        ConfigError where nothing can be written.
         """
-        staged = self._staged(name, run_id)
-        for attempt in range(_ATTEMPTS):
+        place = os.path.realpath(self.uri)
+        if place in _HELD:
+            yield _HELD[place]
+            return
+        try:
+            os.makedirs(self.uri, exist_ok=True)
+            lock = open(self.path(".lock"), "a+", encoding="utf-8")  # noqa: SIM115 - closed where it is held
+        except (NotADirectoryError, FileExistsError, PermissionError) as error:
+            raise ConfigError(f"warehouse {self.uri} cannot be written: {error.strerror}") from None
+        with lock as file:
+            _HELD[place] = self._lock(file, job)
             try:
-                self._commit(name, schema, run_id, staged, replaced)
-            except DeltaError:  # another run began the table, or changed it, after we had looked at it
-                if attempt == _ATTEMPTS - 1:
-                    raise
-            else:
-                return
+                if recover:
+                    self.recover()
+                yield _HELD[place]
+            finally:
+                if _HELD.pop(place):
+                    fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may have the file open for longer
 
-    def _commit(
+    def publish(
         self,
         name: str,
         schema: pa.Schema,
         run_id: str,
-        staged: list[AddAction],
-        replaced: Collection[str] | Literal["all"],
+        *,
+        replaced: Collection[str] | Literal["all"] = (),
+        based_on: int | None = None,
     ) -> None:
-        commit = CommitProperties(app_transactions=[Transaction(run_id, 1)], custom_metadata={"run_id": run_id})
-        table = self.table(name)
-        if table is None:
-            create_table_with_add_actions(self.path(name), Schema.from_arrow(schema), staged, commit_properties=commit)
+        """Make the Parquet files under NAME/RUN_ID part of a table, and the replaced ones no longer, in one commit.
+
+        The parameters are those of ``Change``; so are the errors of ``publish_all``.
+        """
+        self.publish_all(run_id, [Change(name, schema, replaced, based_on)])
+
+    def publish_all(self, chunk: str, changes: Sequence[Change]) -> None:
+        """Publish what was staged under NAME/CHUNK for several tables: all of it, even if killed in between.
+
+        Publishing the same chunk again changes nothing. Raises ConflictError, with all tables as they were, if another
+        run has replaced some of the same files, or has changed a table since the version that a change is based on.
+        """
+        steps = [
+            _Step(
+                change.name,
+                Schema.from_arrow(change.schema),
+                self._staged(change.name, chunk),
+                "all" if change.replaced == "all" else [self._part(change.name, path) for path in change.replaced],
+                change.based_on,
+            )
+            for change in changes
+        ]
+        if len(steps) < 2:
+            self._roll_forward(chunk, steps)
             return
-        if table.transaction_version(run_id) is not None:
-            return
-        parts = {self.path(name, part): part for part in _parts(table)}
-        leaving = parts if replaced == "all" else replaced
-        if not parts.keys() >= set(leaving):  # what this run kept of the rows in them was kept by another one, too
-            raise ConflictError(f"another run has changed {self.path(name)} in the meantime; run again")
-        _add_columns(table, schema)
-        now = _milliseconds(datetime.now(UTC))
-        gone = [RemoveAction(parts[path], data_change=True, deletion_timestamp=now) for path in leaving]
-        if not staged and not gone:
-            return
-        table.create_write_transaction([*staged, *gone], mode="append", schema=table.schema(), commit_properties=commit)
+        plan = Path(self.path(PENDING, f"{chunk}.json"))
+        write_durably(plan, json.dumps([step.to_dict() for step in steps]))
+        try:
+            self._roll_forward(chunk, steps)
+        except ConflictError:
+            plan.unlink(missing_ok=True)
+            raise
+        plan.unlink(missing_ok=True)
+
+    def recover(self) -> int:
+        """Complete what killed runs had begun to publish, and return how many chunks that were.
+
+        What is in conflict with a run that came in between is given up; none of it had become visible.
+        """
+        n_done = 0
+        for chunk, steps in self._pending():
+            with suppress(ConflictError):
+                self._roll_forward(chunk, steps)
+                n_done += 1
+            Path(self.path(PENDING, f"{chunk}.json")).unlink(missing_ok=True)
+        return n_done
+
+    def pending_files(self, name: str) -> set[str]:
+        """Return the paths of files that a killed run was about to publish in a table."""
+        steps = (step for _, found in self._pending() for step in found if step.name == name)
+        return {self.path(name, add.path) for step in steps for add in step.added}
 
     def keep_recipe(self, recipe_id: str, recipe: Mapping[str, Any]) -> None:
         """Write a recipe beside the tables that it made."""
@@ -126,45 +227,177 @@ class Warehouse:
             draft.write_text(json.dumps(recipe, indent=2), "utf-8")
             draft.replace(target)
 
-    def discard(self, name: str, run_id: str) -> None:
-        """Remove what a run staged and does not publish."""
-        shutil.rmtree(self.path(name, run_id))
+    def discard(self, run_id: str) -> None:
+        """Remove what a run and its chunks wrote for themselves, into places whose names begin with an underscore."""
+        for place in Path(self.uri).glob(f"_*/{run_id}*"):
+            if place.is_dir() and _run_of(place.name) == run_id:
+                shutil.rmtree(place)
 
     def append_row(self, name: str, row: Mapping[str, Any], schema: pa.Schema) -> None:
         """Add one row to a table."""
-        write_deltalake(self.path(name), pa.Table.from_pylist([dict(row)], schema=schema), mode="append")
+        row_id = f"row-{secrets.token_hex(8)}"
+        file = Path(self.path(name, f"{row_id}.parquet"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist([dict(row)], schema=schema), file, compression="zstd")
+        self._commit(_Step(name, Schema.from_arrow(schema), [self._add(name, file, 1)], []), row_id, is_certain=True)
+
+    def _lock(self, file: IO[str], job: str) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = f" ({text})" if (text := file.read()) else ""  # empty for the moment after it was taken
+            raise ConflictError(f"another run{who} holds the warehouse {self.uri}; run again when it is done") from None
+        except OSError:  # a network file system without locks
+            return False
+        holder = f"{job}, process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%F %T} UTC"
+        with suppress(OSError):  # a full disk must not keep vacuum from making room
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), holder.encode())
+        return True
+
+    def _pending(self) -> list[tuple[str, list[_Step]]]:
+        found = []
+        for file in sorted(Path(self.path(PENDING)).glob("*.json")):
+            with suppress(FileNotFoundError):  # its run is alive and has just completed it
+                found.append((file.stem, [_Step.from_dict(step) for step in json.loads(file.read_bytes())]))
+        return found
+
+    def _roll_forward(self, chunk: str, steps: Sequence[_Step]) -> None:
+        """Commit each step that is not yet; once one is, the others follow in any case."""
+        tables = [self.table(step.name) for step in steps]
+        is_begun = any(table is not None and table.transaction_version(chunk) is not None for table in tables)
+        if not is_begun:
+            for table, step in zip(tables, steps, strict=True):
+                if table is not None:
+                    self._check(table, step, chunk)
+        for step in steps:
+            is_begun |= self._commit(step, chunk, is_certain=is_begun)
+
+    def _commit(self, step: _Step, chunk: str, *, is_certain: bool) -> bool:
+        """Commit a step, and return whether there is such a commit now; there is none where nothing changes."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._try_to_commit(step, chunk, is_certain=is_certain)
+            except _OvertakenError:
+                time.sleep(random.uniform(0, 0.05))
+        raise ConflictError(f"other runs keep changing {self.path(step.name)}; run again when they are done")
+
+    def _try_to_commit(self, step: _Step, chunk: str, *, is_certain: bool) -> bool:
+        author = {"run_id": chunk}
+        # No retries inside of delta-rs: they would commit on top of a version that nobody here has checked.
+        properties = CommitProperties(
+            app_transactions=[Transaction(chunk, 1)], custom_metadata=author, max_commit_retries=0
+        )
+        table = self.table(step.name)
+        if table is None:
+            self._begin(step, properties)
+            return True
+        if table.transaction_version(chunk) is not None:
+            return True
+        if not is_certain:
+            self._check(table, step, chunk)
+        parts = set(_parts(table))
+        leaving = parts if step.replaced == "all" else parts.intersection(step.replaced)
+        now = _milliseconds(datetime.now(UTC))
+        gone = [RemoveAction(part, data_change=True, deletion_timestamp=now) for part in sorted(leaving)]
+        known = {field.name for field in table.schema().fields}
+        missing = [field for field in step.schema.fields if field.name not in known]
+        if missing:
+            with self._commit_errors(step.name):
+                table.alter.add_columns(
+                    missing, commit_properties=CommitProperties(custom_metadata=author, max_commit_retries=0)
+                )
+            return self._try_to_commit(step, chunk, is_certain=is_certain)
+        if not step.added and not gone:
+            return False
+        with self._commit_errors(step.name):
+            table.create_write_transaction(
+                [*step.added, *gone], mode="append", schema=table.schema(), commit_properties=properties
+            )
+        return True
+
+    def _begin(self, step: _Step, properties: CommitProperties) -> None:
+        try:
+            with self._commit_errors(step.name):
+                create_table_with_add_actions(
+                    self.path(step.name), step.schema, step.added, commit_properties=properties
+                )
+        except DeltaError:
+            if self.table(step.name) is None:
+                raise
+            raise _OvertakenError from None  # it was not there a moment ago
+
+    @contextmanager
+    def _commit_errors(self, name: str) -> Iterator[None]:
+        """Tell a commit that came second from one that failed, and let the latter say why in one line."""
+        try:
+            yield
+        except CommitFailedError:
+            raise _OvertakenError from None
+        except OSError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), self.path(name)) from None
+
+    def _check(self, table: DeltaTable, step: _Step, chunk: str) -> None:
+        """Raise ConflictError if what the chunk was made from is not in the table any more, or is not all of it."""
+        is_gone = step.replaced != "all" and not set(_parts(table)).issuperset(step.replaced)
+        is_changed = step.based_on is not None and any(
+            self._author(step.name, version) != _run_of(chunk)
+            for version in range(step.based_on + 1, table.version() + 1)
+        )
+        if is_gone or is_changed:  # what this run kept of the rows there was kept by another one, too
+            raise ConflictError(f"another run has changed {self.path(step.name)} in the meantime; run again")
+
+    def _author(self, name: str, version: int) -> str:
+        """Return the run that made a version of a table, or nothing if it was not one of ours."""
+        try:  # DeltaTable.history() is empty where the path has a #
+            text = Path(self.path(name, "_delta_log", f"{version:020}.json")).read_text("utf-8")
+        except FileNotFoundError:  # the log begins later
+            return ""
+        facts = [json.loads(line).get("commitInfo", {}) for line in text.splitlines()]
+        return _run_of(next((str(fact["run_id"]) for fact in facts if "run_id" in fact), ""))
 
     def _staged(self, name: str, run_id: str) -> list[AddAction]:
-        actions = []
-        for file in sorted(Path(self.path(name, run_id)).glob("*.parquet")):
-            n_rows = pq.read_metadata(file).num_rows
-            if not n_rows:  # Spark writes a file for an empty table, so that its schema can be read
-                continue
-            facts = file.stat()
-            stats = json.dumps({"numRecords": n_rows})
-            actions.append(
-                AddAction(
-                    f"{run_id}/{file.name}",
-                    facts.st_size,
-                    {},
-                    int(facts.st_mtime * 1000),
-                    data_change=True,
-                    stats=stats,
-                )
-            )
-        return actions
+        files = sorted(Path(self.path(name, run_id)).glob("*.parquet"))
+        counted = [(file, pq.read_metadata(file).num_rows) for file in files]
+        # Spark writes a file for an empty table, so that its schema can be read.
+        return [self._add(name, file, n_rows) for file, n_rows in counted if n_rows]
+
+    def _add(self, name: str, file: Path, n_rows: int) -> AddAction:
+        facts = file.stat()
+        return AddAction(
+            self._part(name, str(file)),
+            facts.st_size,
+            {},
+            int(facts.st_mtime * 1000),
+            data_change=True,
+            stats=json.dumps({"numRecords": n_rows}),  # no least and greatest values: they would name patients
+        )
+
+    def _part(self, name: str, path: str) -> str:
+        return path.removeprefix(f"{self.path(name)}/")
+
+
+class _OvertakenError(Exception):
+    """The table is not the one that was looked at."""
+
+
+def write_durably(target: Path, text: str) -> None:
+    """Write a file that is there whole or not at all, also after a loss of power."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_suffix(f".{secrets.token_hex(3)}")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(target)
 
 
 def _parts(table: DeltaTable) -> list[str]:
     return [str(path) for path in pa.table(table.get_add_actions()).column("path").to_pylist()]
-
-
-def _add_columns(table: DeltaTable, schema: pa.Schema) -> None:
-    known = {field.name for field in table.schema().fields}
-    missing = [field for field in Schema.from_arrow(schema).fields if field.name not in known]
-    if missing:
-        table.alter.add_columns(missing)
-        table.update_incremental()
 
 
 def _milliseconds(moment: datetime) -> int:

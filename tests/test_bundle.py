@@ -13,7 +13,7 @@ import pytest
 from sklearn.datasets import load_iris
 
 from medspark import __version__
-from medspark.bundle import FORMAT, SPLIT, load, save
+from medspark.bundle import FORMAT, SPLIT, load, replace_split, save
 from medspark.errors import ContractError
 from medspark.models.forest import forest
 
@@ -295,6 +295,32 @@ def test_an_incomplete_manifest_or_split_is_refused(tmp_path):
         save(tmp_path, MODEL, manifest=manifest, split_table=make_split())
     with pytest.raises(ContractError, match="no column side, fold"):
         save(tmp_path, MODEL, manifest=make_manifest(), split_table=make_split().drop_columns(["side", "fold"]))
+
+
+def test_a_split_with_other_rows_is_sealed_again_and_nothing_else_is_changed(copy, saved):
+    rows = saved.split_table.slice(1, 2)
+    replace_split(copy, rows)
+    again = load(copy)
+    assert again.split_table.equals(rows)
+    assert again.model_id == saved.model_id
+    same = [name for name in FILES if name not in ("split.parquet", "model.json", "model.json.sha256")]
+    assert all((copy / name).read_bytes() == (saved.directory / name).read_bytes() for name in same)
+    before, after = (json.loads((root / "model.json").read_text()) for root in (saved.directory, copy))
+    after["files"]["split.parquet"] = before["files"]["split.parquet"]
+    assert after == before
+    assert sorted(path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()) == sorted(FILES)
+
+
+@pytest.mark.parametrize("n_replaced", [1, 2])
+def test_a_split_that_was_only_partly_sealed_is_refused_until_it_is_done_again(copy, saved, n_replaced):
+    rows = saved.split_table.slice(1, 2)
+    replace_split(copy, rows)
+    for name in ("split.parquet", "model.json", "model.json.sha256")[n_replaced:]:
+        shutil.copy(saved.directory / name, copy / name)
+    with pytest.raises(ContractError):
+        load(copy)
+    replace_split(copy, rows)
+    assert load(copy).split_table.equals(rows)
 
 
 def test_model_json_is_strict_json(saved):
