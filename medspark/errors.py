@@ -14,6 +14,7 @@ MedsparkError
     ├── UnsupportedTransferSyntaxError   unsupported_transfer_syntax
     ├── NoPixelDataError                 no_pixel_data
     ├── TooLargeError                    too_large
+    ├── OutOfMemoryError                 out_of_memory
     ├── UnreadableError                  unreadable
     └── VanishedError                    vanished
 
@@ -24,6 +25,8 @@ DICOM object but those that describe its pixels.
 import difflib
 from collections.abc import Iterable
 from typing import ClassVar
+
+_OPENCV_NO_MEMORY = -4  # cv2.Error.StsNoMem
 
 
 class MedsparkError(Exception):
@@ -100,6 +103,12 @@ class TooLargeError(ImageError):
     reason = "too_large"
 
 
+class OutOfMemoryError(ImageError):
+    """Decoding or a step wanted more memory than there is."""
+
+    reason = "out_of_memory"
+
+
 class UnreadableError(ImageError):
     """The file system refuses the bytes."""
 
@@ -110,6 +119,11 @@ class VanishedError(ImageError):
     """The file was listed and is gone."""
 
     reason = "vanished"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether there was no memory left, which OpenCV says with an error of its own."""
+    return isinstance(error, MemoryError) or getattr(error, "code", None) == _OPENCV_NO_MEMORY
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

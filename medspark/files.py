@@ -5,6 +5,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from io import BufferedReader
 
 from medspark.errors import EmptyFileError, TooLargeError, UnreadableError, VanishedError
 
@@ -33,10 +34,10 @@ def real_path(shown: str) -> bytes:
     return b"".join(raw)
 
 
-def read_bytes(shown: str, *, max_bytes: int) -> bytes:
-    """Return the content of a file named as ``show_path`` shows it.
+def open_file(shown: str) -> BufferedReader:
+    """Return an open file, named as ``show_path`` shows it.
 
-    Raises VanishedError, UnreadableError (permission, I/O error, not a regular file), EmptyFileError or TooLargeError.
+    Raises VanishedError, UnreadableError (permission, not a regular file) or EmptyFileError.
     """
     try:
         # Opening a named pipe would wait for a writer that never comes.
@@ -46,18 +47,29 @@ def read_bytes(shown: str, *, max_bytes: int) -> bytes:
     except OSError as error:
         raise UnreadableError(f"cannot be opened: {os.strerror(error.errno or 0)}") from None
     facts = os.fstat(handle)
-    if not stat.S_ISREG(facts.st_mode):
-        os.close(handle)
-        raise UnreadableError("not a regular file")
-    with os.fdopen(handle, "rb") as file:
-        if facts.st_size == 0:
-            raise EmptyFileError("the file has no bytes")
-        if facts.st_size > max_bytes:
-            raise TooLargeError(f"{facts.st_size} bytes, the limit is {max_bytes} (limits.memory_mb)")
-        try:
-            return file.read()
-        except OSError as error:
-            raise UnreadableError(f"cannot be read: {os.strerror(error.errno or 0)}") from None
+    if stat.S_ISREG(facts.st_mode) and facts.st_size:
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISREG(facts.st_mode):
+        raise EmptyFileError("the file has no bytes")
+    raise UnreadableError("not a regular file")
+
+
+def read_all(file: BufferedReader, *, max_bytes: int) -> bytes:
+    """Return the content of an open file. Raises TooLargeError or UnreadableError (I/O error)."""
+    size = os.fstat(file.fileno()).st_size
+    if size > max_bytes:
+        raise TooLargeError(f"{size} bytes, the limit is {max_bytes} (limits.memory_mb)")
+    try:
+        return file.read()
+    except OSError as error:
+        raise UnreadableError(f"cannot be read: {os.strerror(error.errno or 0)}") from None
+
+
+def read_bytes(shown: str, *, max_bytes: int) -> bytes:
+    """Return the content of a file. Raises what ``open_file`` and ``read_all`` raise."""
+    with open_file(shown) as file:
+        return read_all(file, max_bytes=max_bytes)
 
 
 @dataclass(frozen=True)
@@ -91,42 +103,40 @@ def walk(directory: Directory, *, is_deep: bool = True) -> Iterator[Entry]:
     todo = [directory]
     while todo:
         here = todo.pop()
+        below: list[Directory] = []
         try:
-            children = _scan(here)
+            with os.scandir(here.path) as children:  # one by one: a directory may hold millions
+                for child in children:
+                    if not _is_directory(child):
+                        yield _file(child, is_hidden=here.is_hidden or child.name.startswith(b"."))
+                    elif is_deep:
+                        below += _entered(here, child)
         except OSError:
             yield Entry(here.path, None, None, here.is_hidden, is_unreadable_directory=True)
-            continue
-        for child in children:
-            if not _is_directory(child):
-                yield _file(child, is_hidden=here.is_hidden or child.name.startswith(b"."))
-        if is_deep:
-            todo.extend(reversed(_below(here, children)))
+        todo += sorted(below, key=lambda directory: directory.path, reverse=True)
 
 
 def subdirectories(directory: Directory) -> list[Directory]:
-    """Return the directories that ``walk`` would enter from this one; none if it cannot be read."""
+    """Return the directories that ``walk`` would enter from this one, as far as it can be read."""
+    below: list[Directory] = []
     try:
-        return _below(directory, _scan(directory))
-    except OSError:
+        with os.scandir(directory.path) as children:
+            for child in children:
+                if _is_directory(child):
+                    below += _entered(directory, child)
+    except OSError:  # to walk it will tell
+        pass
+    return sorted(below, key=lambda directory: directory.path)
+
+
+def _entered(here: Directory, child: os.DirEntry[bytes]) -> list[Directory]:
+    """Return a directory in another one, or none if it leads back."""
+    leads_back = child.is_symlink() and _lies_in(os.path.realpath(child.path), os.path.realpath(here.root))
+    identity = _identity(child.path)
+    if leads_back or not here.ancestors.isdisjoint(identity):
         return []
-
-
-def _scan(directory: Directory) -> list[os.DirEntry[bytes]]:
-    with os.scandir(directory.path) as found:
-        return sorted(found, key=lambda child: child.name)
-
-
-def _below(here: Directory, children: list[os.DirEntry[bytes]]) -> list[Directory]:
-    real_root = os.path.realpath(here.root)
-    below = []
-    for child in children:
-        if _is_directory(child):
-            leads_back = child.is_symlink() and _lies_in(os.path.realpath(child.path), real_root)
-            identity = _identity(child.path)
-            if not leads_back and here.ancestors.isdisjoint(identity):
-                hidden = here.is_hidden or child.name.startswith(b".")
-                below.append(Directory(child.path, here.root, hidden, here.ancestors | identity))
-    return below
+    hidden = here.is_hidden or child.name.startswith(b".")
+    return [Directory(child.path, here.root, hidden, here.ancestors | identity)]
 
 
 def file_entry(path: bytes) -> Entry:

@@ -46,7 +46,7 @@ class Frame:
     flags: tuple[str, ...] = ()  # what a careful reader should know: see docs/tables.md
 
 
-FACTS = ("window", "is_inverted", "spacing_mm")
+FACTS = ("window", "is_inverted", "spacing_mm", "modality")
 """What a step or feature is told about the file when it has a parameter of that name which the recipe leaves open."""
 
 
@@ -57,6 +57,11 @@ class Limits:
     seconds_per_file: float = 60.0
     memory_mb: int = 4096
     max_pixels: int = 400_000_000  # a frame has fewer, by its header
+
+    @property
+    def max_bytes(self) -> int:
+        """``memory_mb`` in bytes."""
+        return self.memory_mb << 20
 
 
 DEFAULT_LIMITS = Limits()

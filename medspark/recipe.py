@@ -7,9 +7,11 @@ import math
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,22 @@ import cv2
 import numpy as np
 
 import medspark
-from medspark.containers import read_source
-from medspark.errors import ConfigError, CorruptError, ImageError, MedsparkError, StepError, did_you_mean
+from medspark.errors import (
+    ConfigError,
+    CorruptError,
+    ImageError,
+    MedsparkError,
+    OutOfMemoryError,
+    StepError,
+    UnreadableError,
+    did_you_mean,
+    is_out_of_memory,
+)
 from medspark.features import FEATURES
 from medspark.files import show_path
 from medspark.frame import DEFAULT_LIMITS, Frame, Image, Limits
 from medspark.ops import Bound, Op, bind
-from medspark.readers import read_frames
+from medspark.readers import opened, read_frames
 from medspark.steps import STEPS
 
 PACKAGED = ("default", "seed")
@@ -118,22 +129,42 @@ class Recipe:
 
     def run(self, source: str | Path | bytes, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[Outcome]:
         """Yield an outcome for each frame of a file (a path or its content); never raises for a bad image."""
+        number: int | None = None
         if isinstance(source, bytes):
-            yield from self.run_content(source, limits=limits)
-            return
-        path = show_path(os.fsencode(source))
+            given: AbstractContextManager[bytes | BufferedReader] = nullcontext(source)
+        else:
+            given = opened(show_path(os.fsencode(source)), limits=limits)
         try:
-            content = read_source(path, max_bytes=limits.memory_mb << 20)
+            with given as content:
+                for outcome in self.run_content(content, limits=limits):
+                    number = outcome.frame
+                    yield outcome
         except ImageError as error:
             yield failure(None, "read", error)
-        else:
-            yield from self.run_content(content, limits=limits)
+        except MemoryError as error:
+            cause = OutOfMemoryError("more memory is needed than there is")
+            yield failure(None if number is None else number + 1, str(error) or "read", cause)
 
-    def run_content(self, content: bytes, *, limits: Limits) -> Iterator[Outcome]:
-        """Yield an outcome for each frame of a file's content; this is the one place that catches everything."""
+    def run_file(self, shown: str, *, limits: Limits) -> tuple[str | None, list[Outcome]]:
+        """Return the SHA-256 of what a path names, if it could be read, and the outcome of each frame.
+
+        The path is as ``show_path`` shows it, or a member of an archive. Raises MemoryError as ``run_content`` does.
+        """
+        try:
+            with opened(shown, limits=limits) as content:
+                return sha256(content), list(self.run_content(content, limits=limits))
+        except ImageError as error:
+            return None, [failure(None, "read", error)]
+
+    def run_content(self, content: bytes | BufferedReader, *, limits: Limits) -> Iterator[Outcome]:
+        """Yield an outcome for each frame of a file's content; this is the one place that catches everything.
+
+        Only MemoryError passes, with the stage as its text: how much memory there is, is no property of the image.
+        """
         names = self.feature_names  # a wrong recipe is no fault of the image
         number: int | None = None
         facts: dict[str, Any] = {}
+        stage = "decode"
         try:
             for frame in read_frames(content, limits=limits):
                 number = frame.number
@@ -142,12 +173,17 @@ class Recipe:
                     measured = dict(self._measure(frame))
                     _require_names(names, measured)
                 except _PlaneFailedError as failed:
+                    if is_out_of_memory(failed.cause):
+                        stage = failed.stage
+                        raise failed.cause from None
                     yield failure(number, failed.stage, failed.cause, facts)
                 else:
                     yield Outcome(number, facts, tuple(measured.values()))
             if number is None:
                 yield failure(None, "decode", CorruptError("the file holds no frame"))
         except Exception as error:  # noqa: BLE001 - a bad image never stops a job
+            if is_out_of_memory(error):
+                raise MemoryError(stage) from None
             yield failure(None if number is None else number + 1, "decode", error, facts)
 
     def warm_up(self) -> None:
@@ -189,6 +225,16 @@ class Recipe:
                 if not math.isfinite(value):
                     raise _PlaneFailedError(feature.op.name, StepError(f"{full_name} is {value}"))
                 yield full_name, value
+
+
+def sha256(content: bytes | BufferedReader) -> str:
+    """Return the SHA-256 of a file's content; raises UnreadableError."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    try:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise UnreadableError(f"cannot be read: {os.strerror(error.errno or 0)}") from None
 
 
 def _apply(bound: Bound, planes: Mapping[str, Image], frame: Frame) -> Any:

@@ -1,5 +1,6 @@
 import os
 import tempfile
+import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -217,6 +218,22 @@ def test_walking_the_subdirectories_one_by_one_finds_the_same_as_walking_all(tmp
         parts += walk(directory)
     assert sorted(parts, key=lambda entry: entry.path) == sorted(walk(root), key=lambda entry: entry.path)
     assert subdirectories(Directory(b"/no/such/place", b"/")) == []
+
+
+def test_a_directory_of_many_files_is_never_held_in_memory(tmp_path):
+    for number in range(20_000):
+        os.close(os.open(tmp_path / f"IM{number:06d}", os.O_CREAT | os.O_WRONLY))
+    (tmp_path / "below").mkdir()
+    tracemalloc.start()
+    n_files = sum(1 for _ in walk(as_root(tmp_path)))
+    (below,) = subdirectories(as_root(tmp_path))
+    peak = tracemalloc.get_traced_memory()[1]
+    with os.scandir(tmp_path) as children:
+        held = list(children)
+    size = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (n_files, len(held), below.path) == (20_000, 20_001, os.fsencode(tmp_path / "below"))
+    assert peak < size / 20
 
 
 def test_what_is_read_is_what_was_written(tmp_path):

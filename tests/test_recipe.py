@@ -1,3 +1,4 @@
+import hashlib
 import sys
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ from builders import make_dicom, make_pixels, make_png
 from skimage import feature, transform
 
 import medspark
-from medspark import Recipe, op
+from medspark import Recipe, op, readers
 from medspark.errors import ConfigError, StepError
 from medspark.features.lbp import lbp
 from medspark.features.regions import density
@@ -441,3 +442,67 @@ def test_the_same_content_gives_the_same_outcome_twice():
     first, second = (list(recipe.run_content(make_dicom(), limits=LIMITS)) for _ in range(2))
     assert first == second
     assert isinstance(first[0], Outcome)
+
+
+# Files, large ones too, and memory
+
+
+@pytest.mark.parametrize("large_bytes", [0, 1 << 20])
+def test_a_file_has_its_digest_and_an_outcome_for_each_frame(large_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "LARGE_BYTES", large_bytes)
+    for content in (make_png(), make_dicom(np.stack([make_pixels(seed=seed) for seed in range(3)])), b"no image"):
+        (tmp_path / "it").write_bytes(content)
+        digest, outcomes = SMALL.run_file(str(tmp_path / "it"), limits=LIMITS)
+        assert digest == hashlib.sha256(content).hexdigest()
+        assert outcomes == list(SMALL.run(tmp_path / "it")) == list(SMALL.run(content))
+
+
+def test_a_file_that_cannot_be_read_has_no_digest(tmp_path):
+    (tmp_path / "large").write_bytes(b"GIF89a" + bytes(2 << 20))
+    for name, reason in (("gone", "vanished"), ("large", "too_large")):
+        digest, (outcome,) = SMALL.run_file(str(tmp_path / name), limits=Limits(memory_mb=1))
+        assert (digest, outcome.frame, outcome.failed_stage, outcome.reason) == (None, None, "read", reason)
+
+
+def greedy(image):
+    if image.shape != (64, 64):
+        raise MemoryError
+    return image
+
+
+def greedy_opencv(image):
+    side = 64 if image.shape == (64, 64) else 2**24 - 1  # 256 TiB
+    return cv2.resize(image, (side, side))
+
+
+@pytest.mark.parametrize("step", ["greedy", "greedy_opencv"])
+def test_a_lack_of_memory_passes_with_its_stage_and_is_an_outcome_in_a_notebook(step, tmp_path):
+    recipe = Recipe((Op(f"{THIS}:{step}"),), (op(density),))
+    (tmp_path / "it").write_bytes(make_png())
+    with pytest.raises(MemoryError, match=f"{THIS}:{step}"):
+        list(recipe.run_content(make_png(), limits=LIMITS))
+    with pytest.raises(MemoryError):
+        recipe.run_file(str(tmp_path / "it"), limits=LIMITS)
+    for source in (make_png(), tmp_path / "it"):
+        (outcome,) = recipe.run(source)
+        assert (outcome.frame, outcome.failed_stage, outcome.reason) == (None, f"{THIS}:{step}", "out_of_memory")
+
+
+def test_a_lack_of_memory_while_decoding_names_the_frame_after_those_that_are_there(monkeypatch):
+    def two(*_, **__):
+        yield Frame(IMAGE, number=0)
+        yield Frame(IMAGE, number=1)
+        raise MemoryError
+
+    monkeypatch.setattr("medspark.recipe.read_frames", two)
+    *good, bad = SMALL.run(make_png())
+    assert [outcome.reason for outcome in good] == [None, None]
+    assert (bad.frame, bad.failed_stage, bad.reason) == (2, "decode", "out_of_memory")
+
+
+def test_the_seed_recipe_sees_a_16_bit_file_as_the_articles_do():
+    pixels = make_pixels(300, 280, np.uint16) + np.arange(280, dtype=np.uint16)
+    content = make_png(pixels)
+    gray = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    seed = Recipe.from_toml("seed")
+    assert run(seed, content) == run(seed, make_png(gray))

@@ -19,13 +19,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import Image as Pillow
 from pydicom import uid
 from pydicom._uid_dict import UID_dictionary
 from pydicom.pixels.decoders.base import Decoder, DecodeRunner
 from pydicom.pixels.decoders.rle import _rle_decode_frame
 
-from medspark.errors import CorruptError, ImageError, TruncatedError, UnsupportedTransferSyntaxError
+from medspark.errors import CorruptError, ImageError, TruncatedError, UnsupportedTransferSyntaxError, is_out_of_memory
 from medspark.frame import Image
 
 EXTRA = "pip install 'medspark[codecs]'"
@@ -136,6 +137,8 @@ def _decode_frame(src: bytes, runner: DecodeRunner) -> memoryview:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 - Rust's panics are no Exception; texts may quote the file
+        if is_out_of_memory(error):
+            raise RefusedError(MemoryError()) from None
         raise RefusedError(CorruptError(f"not decodable as {syntax.name} ({type(error).__name__})")) from None
     runner.set_option("bits_allocated", 8 * array.itemsize)
     runner.set_option("planar_configuration", 0)
@@ -244,10 +247,39 @@ def _module(name: str) -> Any:
 
 
 def _pillow_jpeg(src: bytes, stream: Stream) -> Image:
+    is_converted = not stream.is_ycc or stream.wants_rgb
+    strict = _strict_jpeg(src, stream, is_converted=is_converted)
+    if strict is not None and is_converted:
+        return strict.reshape(stream.shape)
     image = Pillow.open(io.BytesIO(src), formats=("JPEG",))
-    if stream.is_ycc and not stream.wants_rgb:
+    if not is_converted:
         image.draft("YCbCr", image.size)  # as stored
     return np.asarray(image)
+
+
+def _strict_jpeg(src: bytes, stream: Stream, *, is_converted: bool) -> Image | None:
+    """Return what libjpeg-turbo, which is Pillow's decoder too, makes of a JPEG; a small picture if not as wanted.
+
+    Raises TruncatedError or CorruptError for a scan that decodes only by skipping damage, which Pillow does silently.
+    None where simplejpeg does not take it.
+    """
+    if not is_converted and stream.process == _LOSSLESS:  # made smaller, it would be written beyond its end
+        return None
+    size = {} if is_converted else {"min_height": 1, "min_width": 1, "min_factor": 8}
+    wanted = "RGB" if is_converted and stream.samples == 3 else "GRAY"
+    try:
+        simplejpeg.decode_jpeg_header(src)
+    except ValueError:  # rare subsampling
+        return None
+    try:
+        array: Image = simplejpeg.decode_jpeg(src, colorspace=wanted, strict=True, **size)
+    except ValueError as error:
+        if "Unsupported" in str(error):
+            return None
+        if "Premature end" in str(error):
+            raise TruncatedError("the compressed image ends before its end") from None
+        raise CorruptError("the scan of the compressed image is damaged") from None
+    return array
 
 
 def _imagecodecs_jpeg(src: bytes, stream: Stream) -> Image:

@@ -1,31 +1,41 @@
-"""DICOM objects: pixels by pydicom and its decoders, the modality transform, and what the header says."""
+"""DICOM objects: pixels by pydicom and its decoders, the modality transform, and what the header says.
 
-import io
+The pixel data stay where they are, in the file or in its bytes, and one frame is read and decoded at a time.
+"""
+
 import itertools
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import IO, Any, BinaryIO, cast
 
-import cv2
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.utils import as_pixel_options
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medspark.errors import (
     CorruptError,
     ImageError,
     NoPixelDataError,
-    TooLargeError,
     TruncatedError,
+    is_out_of_memory,
 )
-from medspark.frame import Frame, Image, VoiLut, Window
+from medspark.frame import DEFAULT_LIMITS, Frame, Image, VoiLut, Window
 from medspark.readers import codecs, elements
 from medspark.readers.formats import HEAD_BYTES, sniff
+from medspark.readers.luma import luma
+from medspark.readers.parts import Object, Part, whole
+from medspark.readers.size import check_size
 
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_DEFERRED_BYTES = 1 << 20  # a longer value stays in the file until it is asked for
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 def can_read(content: bytes) -> bool:
@@ -33,16 +43,23 @@ def can_read(content: bytes) -> bool:
     return sniff(content[:HEAD_BYTES]) == "dicom"
 
 
-def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Frame]:
-    """Yield the frames of a DICOM object.
+def frames(
+    content: bytes | IO[bytes],
+    *,
+    max_pixels: int,
+    max_bytes: int = DEFAULT_LIMITS.max_bytes,
+    raw: bool = False,
+) -> Iterator[Frame]:
+    """Yield the frames of a DICOM object, given by its bytes or as an open file that stays open meanwhile.
 
     ``pixels`` is rows x columns of gray after the modality transform (PS3.3 C.11.1; HU for CT), whole numbers as int32
     where slope and intercept are whole, else float64; colour becomes luma. With ``raw``: the stored values as they are.
     Raises NoPixelDataError, TooLargeError, TruncatedError, CorruptError or UnsupportedTransferSyntaxError.
     """
     with elements.quiet(), _own_errors():
-        dataset = _parse(content)
-        _check(dataset, max_pixels)
+        dataset = _parse(whole(content, max_bytes))
+        pixels = _PixelData.of(dataset, max_bytes)
+        n_frames = _check(dataset, pixels, max_pixels, max_bytes)
         identity = {
             name: text
             for name, keyword in (
@@ -55,7 +72,7 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
         modality = elements.text(dataset, "Modality")
         is_inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
         flags = _flags(dataset)
-    for number, stored in enumerate(_decoded(dataset, raw=raw)):
+    for number, stored in enumerate(_decoded(dataset, pixels, n_frames, raw=raw)):
         with elements.quiet(), _own_errors():
             frame = Frame(
                 pixels=stored if raw else _gray(stored, dataset, number),
@@ -76,41 +93,32 @@ def _own_errors() -> Iterator[None]:
     """Turn what pydicom raises over values that make no sense into an error of ours, which does not quote them."""
     try:
         yield
-    except (ImageError, MemoryError):
+    except ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a damaged header leads it to
+        if is_out_of_memory(error):
+            raise MemoryError from None
         raise CorruptError(f"the header contradicts itself ({type(error).__name__})") from None
 
 
-class _Watched(io.BytesIO):
-    """Bytes that remember whether somebody asked for more than there is."""
-
-    is_short = False
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
-        # Eight bytes are an element's header: none of them left is a proper end.
-        if size is not None and len(data) < size and (data or size != 8):
-            self.is_short = True
-        return data
-
-
-def _parse(content: bytes) -> Dataset:
-    file = _Watched(content[elements.stray_bytes(content) :])
+def _parse(file: Object) -> FileDataset:
     try:
-        dataset = pydicom.dcmread(file, force=True)
+        dataset = pydicom.dcmread(cast(BinaryIO, file), force=True, defer_size=_DEFERRED_BYTES)
+    except (ImageError, MemoryError):
+        raise
     except Exception as error:  # noqa: BLE001 - pydicom raises whatever a damaged header leads it to
         raise _unreadable(file, error) from None
+    file.is_parsed = True
     if not any(keyword in dataset for keyword in _PIXEL_KEYWORDS):
         if file.is_short:
-            raise TruncatedError(f"the object ends inside an element ({len(content)} bytes)")
+            raise TruncatedError(f"the object ends inside an element ({file.seek(0, os.SEEK_END)} bytes)")
         raise NoPixelDataError("a DICOM object without an image")
     if not dataset.file_meta.get("TransferSyntaxUID"):
         dataset.file_meta.TransferSyntaxUID = _guess_syntax(dataset)
     return dataset
 
 
-def _unreadable(file: _Watched, error: Exception) -> ImageError:
+def _unreadable(file: Object, error: Exception) -> ImageError:
     is_cut_stream = isinstance(error, zlib.error) and "incomplete" in str(error)
     if file.is_short or is_cut_stream or isinstance(error, EOFError):
         return TruncatedError("the object ends inside an element")
@@ -124,44 +132,73 @@ def _guess_syntax(dataset: Dataset) -> UID:
     return ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
 
 
-def _check(dataset: Dataset, max_pixels: int) -> None:
-    """Look at what the header promises before anything is decoded."""
+@dataclass(frozen=True)
+class _PixelData:
+    """The pixel data of an object, unread."""
+
+    keyword: str
+    vr: str | None
+    value: Part
+
+    @classmethod
+    def of(cls, dataset: FileDataset, max_bytes: int) -> "_PixelData":
+        """Find them where pydicom has passed them by. Raises CorruptError if there are two kinds of them."""
+        keyword, *others = (keyword for keyword in _PIXEL_KEYWORDS if keyword in dataset)
+        element: object = dataset.get_item(keyword, keep_deferred=True)
+        if others or not isinstance(element, RawDataElement):
+            raise CorruptError("the object has more than one kind of pixel data")
+        file = cast(IO[bytes], dataset.buffer)  # the object itself, or what was deflated in it
+        rest = max(0, file.seek(0, os.SEEK_END) - element.value_tell)
+        length = rest if element.length == _UNDEFINED_LENGTH else min(rest, element.length)
+        return cls(keyword, element.VR, Part(file, element.value_tell, length, max_bytes))
+
+
+def _check(dataset: Dataset, pixels: _PixelData, max_pixels: int, max_bytes: int) -> int:
+    """Look at what the header promises before anything is decoded; return the number of frames."""
     rows, columns = elements.whole(dataset, "Rows"), elements.whole(dataset, "Columns")
     if not rows or not columns:
         raise CorruptError("Rows or Columns is missing or zero")
-    if rows * columns >= max_pixels:
-        raise TooLargeError(f"{rows} x {columns} pixels, fewer than {max_pixels} are allowed (limits.max_pixels)")
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if codecs.decoder(syntax).is_native:
-        _check_length(dataset, rows * columns)
-
-
-def _check_length(dataset: Dataset, n_pixels: int) -> None:
-    keyword = next(keyword for keyword in _PIXEL_KEYWORDS if keyword in dataset)
-    bits = (
-        {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword) or elements.whole(dataset, "BitsAllocated") or 0
+    is_native = codecs.decoder(dataset.file_meta.TransferSyntaxUID).is_native
+    bits = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(pixels.keyword) or (
+        elements.whole(dataset, "BitsAllocated") or 0
     )
-    samples = elements.whole(dataset, "SamplesPerPixel") or 1
-    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
-        samples = 2  # two luma for each pair of chroma
-    expected = n_pixels * samples * (elements.whole(dataset, "NumberOfFrames") or 1) * bits // 8
-    actual = len(dataset[keyword].value or b"")
-    if actual < expected:
-        raise TruncatedError(f"the pixel data has {actual} of {expected} bytes")
+    n_frames = elements.whole(dataset, "NumberOfFrames") or 1
+    if bits < 1 or n_frames < 1:
+        raise CorruptError(f"the header says {bits} bits a value and {n_frames} frames")
+    n_values = rows * columns * (elements.whole(dataset, "SamplesPerPixel") or 1)
+    check_size(rows, columns, n_values * max(8, bits) // 8, max_pixels=max_pixels, max_bytes=max_bytes)
+    if not is_native:
+        return n_frames
+    is_subsampled = dataset.get("PhotometricInterpretation") == "YBR_FULL_422"  # two luma for each pair of chroma
+    frame_bits = n_values * bits * (2 if is_subsampled else 3) // 3
+    return _count_frames(pixels.value.size, n_frames, frame_bits, is_subsampled=is_subsampled)
 
 
-def _decoded(dataset: Dataset, *, raw: bool) -> Iterator[Image]:
+def _count_frames(n_bytes: int, n_frames: int, frame_bits: int, *, is_subsampled: bool) -> int:
+    """Return how many frames uncompressed pixel data hold: as many as the header says, or more."""
+    expected = -(-n_frames * frame_bits // 8)
+    if n_bytes < expected:
+        raise TruncatedError(f"the pixel data has {n_bytes} of {expected} bytes")
+    if n_bytes <= expected + expected % 2:
+        return n_frames
+    if not is_subsampled:
+        return max(n_frames, 8 * n_bytes // frame_bits)
+    if n_bytes >= expected // 2 * 3:
+        raise CorruptError(f"{n_bytes} bytes of pixel data are not subsampled, though the header says so")
+    return n_frames
+
+
+def _decoded(dataset: Dataset, pixels: _PixelData, n_frames: int, *, raw: bool) -> Iterator[Image]:
     """Yield the stored values of each frame, colour as RGB unless raw."""
     shift = _high_bit_shift(dataset)
-    arrays = codecs.decoder(dataset.file_meta.TransferSyntaxUID).iter_array(dataset, raw=raw)
-    n_frames = elements.whole(dataset, "NumberOfFrames") or 1
+    arrays = _arrays(dataset, pixels, n_frames, raw=raw)
     for number in itertools.count():
         with elements.quiet():
             try:
-                array, _ = next(arrays, (None, None))
+                array = next(arrays, None)
             except codecs.RefusedError as refused:
                 raise refused.reason from None
-            except MemoryError:
+            except (ImageError, MemoryError):
                 raise
             except Exception as error:  # noqa: BLE001 - decoders raise what they like, and may quote the file
                 name = dataset.file_meta.TransferSyntaxUID.name
@@ -172,6 +209,25 @@ def _decoded(dataset: Dataset, *, raw: bool) -> Iterator[Image]:
             return
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         yield array >> shift if shift else array
+
+
+def _arrays(dataset: Dataset, pixels: _PixelData, n_frames: int, *, raw: bool) -> Iterator[Image]:
+    options = as_pixel_options(dataset, number_of_frames=n_frames, pixel_keyword=pixels.keyword, pixel_vr=pixels.vr)
+    decoder = codecs.decoder(dataset.file_meta.TransferSyntaxUID)
+    if decoder.is_native and options["bits_allocated"] == 1 and options["samples_per_pixel"] == 1:
+        yield from _bitmaps(pixels.value, options["rows"], options["columns"], n_frames)
+        return
+    for array, _ in decoder.iter_array(cast(BinaryIO, pixels.value), raw=raw, **options):
+        yield array
+
+
+def _bitmaps(value: Part, rows: int, columns: int, n_frames: int) -> Iterator[Image]:
+    """Yield frames of one bit a pixel, packed without a gap (PS3.5 8.2): pydicom misses the end of some odd sizes."""
+    n_pixels = rows * columns
+    for first in range(0, n_frames * n_pixels, n_pixels):
+        value.seek(first // 8)
+        packed = np.frombuffer(value.read(-(-(first + n_pixels) // 8) - first // 8), np.uint8)
+        yield np.unpackbits(packed, bitorder="little")[first % 8 :][:n_pixels].reshape(rows, columns)
 
 
 def _high_bit_shift(dataset: Dataset) -> int:
@@ -194,10 +250,7 @@ def _gray(stored: Image, dataset: Dataset, number: int) -> Image:
         stored = apply_color_lut(stored, dataset)
     if stored.ndim == 2:
         return _modality(stored, dataset, number)
-    if stored.itemsize <= 2:
-        return cv2.cvtColor(np.ascontiguousarray(stored[..., :3]), cv2.COLOR_RGB2GRAY)
-    luma: Image = stored[..., :3] @ np.array([0.299, 0.587, 0.114])  # OpenCV's weights, for depths it does not take
-    return luma
+    return luma(stored)
 
 
 def _modality(stored: Image, dataset: Dataset, number: int) -> Image:

@@ -1,5 +1,6 @@
 """The content decides the format: signatures of what an archive may hold."""
 
+import re
 import struct
 
 HEAD_BYTES = 512
@@ -20,7 +21,9 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "zip"),
     (b"\x1f\x8b", "gzip"),
     (b"%PDF-", "pdf"),
+    (b"P7\n", "pam"),
 )
+_PNM = re.compile(rb"P[1-6]\s+[#\d]")  # a comment or the number of columns
 
 _FIRST_ELEMENTS = (0x0000, 0x0001, 0x0005, 0x0008, 0x0010, 0x0012, 0x0016, 0x0018)
 _FIRST_VRS = (b"UL", b"OB", b"CS", b"UI", b"DA", b"SH")
@@ -38,7 +41,7 @@ def sniff(head: bytes) -> str:  # noqa: PLR0911 - a list of rules, one a line
         return "webp"
     if head.startswith(b"BM") and len(head) >= 18 and head[14] in (12, 40, 52, 56, 64, 108, 124):
         return "bmp"
-    if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"23567" and head[2:3].isspace():
+    if _PNM.match(head):
         return "pnm"
     if head[257:262] == b"ustar":
         return "tar"

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import simplejpeg
 
-from medspark.errors import CorruptError, TooLargeError, TruncatedError
-from medspark.frame import Frame, Image
+from medspark.errors import CorruptError, TruncatedError
+from medspark.frame import DEFAULT_LIMITS, Frame, Image
 from medspark.readers import raster
 from medspark.readers.formats import HEAD_BYTES, sniff
+from medspark.readers.size import check_size
 
 
 def can_read(content: bytes) -> bool:
@@ -19,7 +20,9 @@ def can_read(content: bytes) -> bool:
     return sniff(content[:HEAD_BYTES]) == "jpeg"
 
 
-def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Frame]:
+def frames(
+    content: bytes, *, max_pixels: int, max_bytes: int = DEFAULT_LIMITS.max_bytes, raw: bool = False
+) -> Iterator[Frame]:
     """Yield the image: rows x columns of luma, or raw as stored (rows x columns [x samples in RGB or CMYK order]).
 
     EXIF orientation is left alone. Raises TooLargeError, TruncatedError or CorruptError.
@@ -30,11 +33,11 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
     except ValueError:  # 12 bits, lossless, rare subsampling, or damage: OpenCV reads some and names the rest
         is_ours = False
     if not is_ours:
-        yield from raster.frames(content, max_pixels=max_pixels, raw=raw)
+        yield from raster.frames(content, max_pixels=max_pixels, max_bytes=max_bytes, raw=raw)
         return
-    if rows * columns >= max_pixels:
-        raise TooLargeError(f"{rows} x {columns} pixels, fewer than {max_pixels} are allowed (limits.max_pixels)")
     wanted = "RGB" if raw and colours != "Gray" else "GRAY"
+    n_bytes = rows * columns * (3 if wanted == "RGB" else 1)
+    check_size(rows, columns, n_bytes, max_pixels=max_pixels, max_bytes=max_bytes)
     try:
         pixels: Image = simplejpeg.decode_jpeg(content, colorspace=wanted, strict=True)
     except ValueError as error:

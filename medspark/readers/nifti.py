@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from medspark.errors import CorruptError, TooLargeError, TruncatedError, UnsupportedFormatError
-from medspark.frame import Frame
+from medspark.frame import DEFAULT_LIMITS, Frame
 from medspark.readers.formats import HEAD_BYTES, sniff
 
 _GZIP = 31  # what zlib calls a gzip stream
+_CHUNK_BYTES = 1 << 12  # inflate to 4 MB at most
 
 
 def can_read(content: bytes) -> bool:
@@ -20,7 +21,9 @@ def can_read(content: bytes) -> bool:
     return sniff(_head(content)) == "nifti"
 
 
-def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Frame]:
+def frames(
+    content: bytes, *, max_pixels: int, max_bytes: int = DEFAULT_LIMITS.max_bytes, raw: bool = False
+) -> Iterator[Frame]:
     """Yield the slices along the third axis, volume after volume: ``array[:, :, slice, volume]``.
 
     Rows and columns are the first and second axis of the array, as nibabel gives it; ``affine`` in the facts maps its
@@ -37,6 +40,8 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
         header = kind.header_class.from_fileobj(io.BytesIO(_unpacked(content, 1 << 20)), check=False)
         shape = tuple(int(side) for side in header.get_data_shape())
         dtype, offset = header.get_data_dtype(), int(header.get_data_offset())
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - nibabel raises what a damaged header leads it to
         raise CorruptError("the header cannot be read") from None
     if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
@@ -46,6 +51,8 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
     if math.prod(shape) >= max_pixels:
         raise TooLargeError(f"{math.prod(shape)} voxels, fewer than {max_pixels} are allowed (limits.max_pixels)")
     expected = offset + math.prod(shape) * dtype.itemsize
+    if expected > max_bytes:
+        raise TooLargeError(f"{expected} bytes when unpacked, the limit is {max_bytes} (limits.memory_mb)")
     data = _unpacked(content, expected, is_checked=True)
     if len(data) < expected:
         raise TruncatedError(f"the volume has {len(data)} of {expected} bytes")
@@ -85,8 +92,9 @@ def _unpacked(content: bytes, max_bytes: int, *, is_checked: bool = False) -> by
     stream = zlib.decompressobj(_GZIP)
     try:
         data = stream.decompress(content, max_bytes)
-        while is_checked and not stream.eof and stream.decompress(stream.unconsumed_tail, 1 << 20):
-            pass
+        rest = memoryview(stream.unconsumed_tail if is_checked else b"")
+        for start in range(0, len(rest) + 1, _CHUNK_BYTES):
+            stream.decompress(rest[start : start + _CHUNK_BYTES])
     except zlib.error:
         raise CorruptError("the gzip stream is damaged") from None
     if is_checked and not stream.eof:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from medspark.errors import CorruptError, TooLargeError, TruncatedError, UnsupportedFormatError
-from medspark.frame import Frame
+from medspark.errors import CorruptError, TruncatedError, UnsupportedFormatError
+from medspark.frame import DEFAULT_LIMITS, Frame
 from medspark.readers.formats import HEAD_BYTES, sniff
+from medspark.readers.size import check_size
 
 
 def can_read(content: bytes) -> bool:
@@ -16,7 +17,13 @@ def can_read(content: bytes) -> bool:
     return sniff(content[:HEAD_BYTES]) == "npy"
 
 
-def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Frame]:  # noqa: ARG001 - no other values
+def frames(
+    content: bytes,
+    *,
+    max_pixels: int,
+    max_bytes: int = DEFAULT_LIMITS.max_bytes,
+    raw: bool = False,  # noqa: ARG001 - there are no other values
+) -> Iterator[Frame]:
     """Yield the array, or each along the first of three axes, as it was saved.
 
     Raises UnsupportedFormatError for other shapes, and for values that are no real numbers; TooLargeError,
@@ -25,10 +32,8 @@ def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Fr
     shape, dtype, offset = _header(content)
     if len(shape) not in (2, 3) or dtype.kind not in "biuf" or not all(shape):
         raise UnsupportedFormatError(f"an array of {dtype} and shape {shape}; two or three axes of numbers are needed")
-    if shape[-2] * shape[-1] >= max_pixels:
-        raise TooLargeError(
-            f"{shape[-2]} x {shape[-1]} pixels, fewer than {max_pixels} are allowed (limits.max_pixels)"
-        )
+    rows, columns = shape[-2:]
+    check_size(rows, columns, rows * columns * dtype.itemsize, max_pixels=max_pixels, max_bytes=max_bytes)
     expected = math.prod(shape) * dtype.itemsize
     if len(content) - offset < expected:
         raise TruncatedError(f"the array has {len(content) - offset} of {expected} bytes")

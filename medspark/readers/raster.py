@@ -12,11 +12,17 @@ import cv2
 import numpy as np
 from PIL import Image as Pillow
 
-from medspark.errors import CorruptError, TooLargeError, TruncatedError, UnsupportedFormatError
-from medspark.frame import Frame, Image
+from medspark.errors import CorruptError, TruncatedError, UnsupportedFormatError, is_out_of_memory
+from medspark.frame import DEFAULT_LIMITS, Frame, Image
 from medspark.readers.formats import HEAD_BYTES, sniff
+from medspark.readers.luma import luma
+from medspark.readers.size import check_size
 
 FORMATS = frozenset({"png", "jpeg", "tiff", "bmp", "gif", "webp", "jpeg2000", "pnm"})
+
+_TIFF_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946})  # fax, LZW, JPEG, deflate, PackBits
+# Of others OpenCV makes noise where it does not refuse them.
+_BITS = frozenset({1, 8, 10, 12, 14, 16, 32, 64})  # of a gray value
 
 # Grayscale as the articles read it (a JPEG gives its own luma), but with all bits of a 16-bit file and unrotated.
 _GRAY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
@@ -27,73 +33,142 @@ def can_read(content: bytes) -> bool:
     return sniff(content[:HEAD_BYTES]) in FORMATS
 
 
-def frames(content: bytes, *, max_pixels: int, raw: bool = False) -> Iterator[Frame]:
+def frames(
+    content: bytes, *, max_pixels: int, max_bytes: int = DEFAULT_LIMITS.max_bytes, raw: bool = False
+) -> Iterator[Frame]:
     """Yield the pages of an image: rows x columns of gray, or raw as stored (rows x columns [x samples in RGB order]).
 
     Raises TooLargeError, TruncatedError, CorruptError or UnsupportedFormatError.
     """
     kind = sniff(content[:HEAD_BYTES])
-    header = _check_header(content, kind, max_pixels)
-    data = np.frombuffer(content, np.uint8)
-    flags = cv2.IMREAD_UNCHANGED if raw else _GRAY
-    if raw and header.is_cmyk:
+    header = _read_header(content, kind, raw=raw)
+    check_size(header.rows, header.columns, header.n_bytes, max_pixels=max_pixels, max_bytes=max_bytes)
+    if header.by_tifffile:
+        pages = _by_tifffile(content, raw=raw)
+    elif raw and header.is_cmyk:
         pages = [_cmyk(content, kind)]
-    elif header.n_pages == 1:
-        pages = [_decode(data, flags, content, kind)]
     else:
-        is_complete, found = cv2.imdecodemulti(data, flags)
-        if not is_complete or len(found) != header.n_pages:
-            raise _failure(content, kind)
-        pages = list(found)
-    pages = [_as_lying(*page) for page in zip(pages, header.orientations or [1] * len(pages), strict=True)]
+        found = _by_opencv(content, kind, header, raw=raw)
+        pages = [_as_lying(*page) for page in zip(found, header.orientations or [1] * len(found), strict=True)]
     for number, pixels in enumerate(pages):
-        shown = _as_stored(pixels, header) if raw else pixels
-        yield Frame(shown, number=number, is_inverted=header.is_inverted, flags=_flags(content, kind))
+        yield Frame(pixels, number=number, is_inverted=header.is_inverted, flags=_flags(content, kind))
 
 
 class _Header(NamedTuple):
     rows: int  # of the largest page
     columns: int
+    n_bytes: int  # of all pages, decoded
     n_pages: int = 1
     is_cmyk: bool = False  # a JPEG for print
     is_gray_alpha: bool = False
+    by_tifffile: bool = False  # a TIFF that OpenCV would change
     orientations: tuple[int, ...] = ()  # of the pages of a TIFF, which OpenCV turns
     is_inverted: bool = False  # a TIFF whose zeros are white; OpenCV turns 8 bits and fewer itself
+    shift: int = 0  # how far OpenCV moves the values of a TIFF to the left
 
 
-def _check_header(content: bytes, kind: str, max_pixels: int) -> _Header:
-    """Return what the header says, after a look at the size that costs no decoding."""
+def _read_header(content: bytes, kind: str, *, raw: bool) -> _Header:
+    """Return what the header says, which costs no decoding."""
     if kind == "png" and _is_cut(content, kind):  # OpenCV would make room for whatever a chunk promises
         raise _failure(content, kind)
     try:
-        header = _tiff_header(content) if kind == "tiff" else _header(content, kind)
-        rows, columns = int(header.rows), int(header.columns)
+        return _tiff_header(content, raw=raw) if kind == "tiff" else _header(content, kind, raw=raw)
+    except (UnsupportedFormatError, MemoryError):
+        raise
     except Exception:  # noqa: BLE001 - whatever a library says of a broken header, it may quote the file
         raise _failure(content, kind) from None
-    if rows * columns >= max_pixels:
-        raise TooLargeError(f"{rows} x {columns} pixels, fewer than {max_pixels} are allowed (limits.max_pixels)")
-    return header
 
 
-def _header(content: bytes, kind: str) -> _Header:
+def _header(content: bytes, kind: str, *, raw: bool) -> _Header:
     with _quiet(), Pillow.open(io.BytesIO(content)) as header:
         columns, rows = header.size
         n_pages = int(getattr(header, "n_frames", 1)) if kind == "gif" else 1
         is_gray_alpha = kind == "png" and content[25] == 4  # the colour type in IHDR
-        return _Header(rows, columns, n_pages, header.mode == "CMYK", is_gray_alpha)
+        is_deep = header.mode.startswith("I") or (kind == "png" and content[24] == 16)
+        n_samples = len(header.getbands()) if raw else 1
+        n_bytes = rows * columns * n_pages * n_samples * (2 if is_deep else 1)
+        return _Header(rows, columns, n_bytes, n_pages, header.mode == "CMYK", is_gray_alpha)
 
 
-def _tiff_header(content: bytes) -> _Header:
+def _tiff_header(content: bytes, *, raw: bool) -> _Header:
     import tifffile  # only who has TIFF pays for it; Pillow does not know 64-bit floats
 
     with _quiet(), tifffile.TiffFile(io.BytesIO(content)) as tiff:
         pages: Any = tiff.pages[: len(tiff.pages)]  # without an end, a directory that points back would have none
-        is_inverted = pages[0].photometric == tifffile.PHOTOMETRIC.MINISWHITE and pages[0].bitspersample > 8
         images = [(page.imagelength, page.imagewidth) for page in pages]
         tiles = [(page.tilelength, page.tilewidth) for page in pages]  # decoded whole, however small the image
         rows, columns = max(images + tiles, key=math.prod)
-        turned = tuple(page.tags.valueof(274, 1) for page in pages)
-        return _Header(rows, columns, len(pages), orientations=turned, is_inverted=is_inverted)
+        n_bytes = sum(
+            max(math.prod(image), math.prod(tile)) * -(-page.bitspersample // 8) * (page.samplesperpixel if raw else 1)
+            for page, image, tile in zip(pages, images, tiles, strict=True)
+        )
+        for page in pages:
+            is_number = page.dtype is not None and page.dtype.kind in "biuf" and page.dtype != np.float16
+            if page.compression not in _TIFF_COMPRESSIONS or not is_number:
+                raise UnsupportedFormatError(f"a tiff of {page.dtype}, compression {int(page.compression)}")
+        bits = pages[0].bitspersample
+        by_tifffile = not all(_suits_opencv(page, raw=raw) for page in pages)
+        is_white_zero = pages[0].photometric == tifffile.PHOTOMETRIC.MINISWHITE
+        return _Header(
+            int(rows),
+            int(columns),
+            n_bytes,
+            len(pages),
+            by_tifffile=by_tifffile,
+            orientations=tuple(page.tags.valueof(274, 1) for page in pages),
+            is_inverted=is_white_zero and (bits > 8 or by_tifffile),
+            shift=16 - bits if 8 < bits < 16 else 0,
+        )
+
+
+def _suits_opencv(page: Any, *, raw: bool) -> bool:
+    """Tell whether OpenCV gives a page as it is stored; or, of 8 bits, the gray of the articles, whatever it is."""
+    import tifffile
+
+    names, dtype, n_samples = tifffile.PHOTOMETRIC, str(page.dtype), page.samplesperpixel
+    if page.photometric == names.PALETTE:
+        return bool(page.bitspersample in (4, 8))
+    if n_samples == 1:
+        is_odd = page.photometric == names.MINISWHITE and (dtype == "int8" or (raw and dtype == "uint8"))
+        return page.photometric in (names.MINISBLACK, names.MINISWHITE) and page.bitspersample in _BITS and not is_odd
+    if dtype == "uint8" and not raw:
+        return bool(n_samples <= 4)
+    if page.photometric == names.YCBCR:
+        return bool(page.compression == tifffile.COMPRESSION.JPEG)
+    # OpenCV multiplies 8-bit colours by an alpha that is not in them yet.
+    is_changed = page.bitspersample == 8 and tifffile.EXTRASAMPLE.UNASSALPHA in page.extrasamples
+    is_chunky = page.photometric == names.RGB and page.planarconfig == tifffile.PLANARCONFIG.CONTIG
+    return is_chunky and n_samples in (3, 4) and (not is_changed if raw else dtype == "uint16")
+
+
+def _by_tifffile(content: bytes, *, raw: bool) -> list[Image]:
+    import tifffile
+
+    try:
+        with _quiet(), tifffile.TiffFile(io.BytesIO(content)) as tiff:
+            pages: Any = tiff.pages[: len(tiff.pages)]
+            return [_page(page, raw=raw) for page in pages]
+    except (UnsupportedFormatError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - as for the header
+        if "imagecodecs" in str(error) or isinstance(error, NotImplementedError):
+            raise UnsupportedFormatError("this variant of tiff needs: pip install 'medspark[codecs]'") from None
+        raise _failure(content, "tiff") from None
+
+
+def _page(page: Any, *, raw: bool) -> Image:
+    import tifffile
+
+    names = tifffile.PHOTOMETRIC
+    is_gray = page.photometric in (names.MINISBLACK, names.MINISWHITE)
+    if page.photometric == names.PALETTE or not (raw or is_gray or page.photometric == names.RGB):
+        raise UnsupportedFormatError("a tiff whose colours are neither gray nor RGB")
+    stored: Image = page.asarray()
+    stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    samples = np.ascontiguousarray(np.moveaxis(stored, 0, -1) if page.axes.startswith("S") else stored)
+    if raw or samples.ndim == 2:
+        return samples
+    return samples[..., 0] if is_gray else luma(samples)
 
 
 @contextmanager
@@ -110,14 +185,25 @@ def _quiet() -> Iterator[None]:
         Pillow.MAX_IMAGE_PIXELS, log.disabled = limit, was_disabled
 
 
-def _decode(data: Image, flags: int, content: bytes, kind: str) -> Image:
+def _by_opencv(content: bytes, kind: str, header: _Header, *, raw: bool) -> list[Image]:
+    data = np.frombuffer(content, np.uint8)
+    flags = cv2.IMREAD_UNCHANGED if raw else _GRAY
     try:
-        pixels = cv2.imdecode(data, flags)
-    except cv2.error:
+        if header.n_pages == 1:
+            page = cv2.imdecode(data, flags)
+            found: list[Image] = [] if page is None else [page]
+        else:
+            is_complete, pages = cv2.imdecodemulti(data, flags)
+            found = list(pages) if is_complete else []
+    except cv2.error as error:
+        if is_out_of_memory(error):
+            raise MemoryError from None
         raise UnsupportedFormatError(f"OpenCV does not decode this variant of {kind}") from None
-    if pixels is None:
+    if len(found) != header.n_pages:
         raise _failure(content, kind)
-    return pixels
+    if header.shift:
+        found = [page >> header.shift for page in found]
+    return [_as_stored(page, header) for page in found] if raw else found
 
 
 def _as_lying(pixels: Image, orientation: int) -> Image:
@@ -131,6 +217,8 @@ def _cmyk(content: bytes, kind: str) -> Image:
     try:
         with _quiet(), Pillow.open(io.BytesIO(content)) as image:
             return np.asarray(image)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - as for the header
         raise _failure(content, kind) from None
 
@@ -188,9 +276,8 @@ def _as_stored(pixels: Image, header: _Header) -> Image:
     """Return the samples in the order of the file: OpenCV gives blue first, and gray three times beside alpha."""
     if pixels.ndim == 2 or header.is_cmyk:
         return pixels
-    if header.is_gray_alpha:
-        return pixels[..., [0, 3]]
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    order = [0, 3] if header.is_gray_alpha else [2, 1, 0, 3][: pixels.shape[2]]
+    return pixels[..., order]
 
 
 def encode(image: Image) -> bytes:

@@ -72,7 +72,8 @@ def spread(images: DataFrame) -> DataFrame:
 
 def size(images: DataFrame) -> tuple[int, int]:
     """Return the number of files and of their bytes: as they are decoded, where the headers say it."""
-    n_bytes = F.sum(F.greatest("size_bytes", "decoded_bytes"))
+    sizes = [name for name in ("size_bytes", "decoded_bytes") if name in images.columns]
+    n_bytes = F.sum(F.array_max(F.array(*sizes)))
     row = images.select(F.count("*"), F.coalesce(n_bytes, F.lit(0))).collect()[0]
     return row[0], row[1]
 

@@ -1,7 +1,6 @@
 """What a run has to do: the listing against the tables, and what became of each file afterwards."""
 
 import functools
-import hashlib
 import operator
 from collections.abc import Callable, Sequence
 
@@ -9,9 +8,11 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from medspark.containers import SEPARATOR, read_source
+from medspark.containers import SEPARATOR
 from medspark.errors import ImageError
 from medspark.frame import Limits
+from medspark.readers import opened
+from medspark.recipe import sha256
 from medspark.spark.runs import Counts
 from medspark.spark.tables import IMAGES
 
@@ -78,7 +79,8 @@ def _hashed(batch: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
 
 def _sha256(path: str, limits: Limits) -> str | None:
     try:
-        return hashlib.sha256(read_source(path, max_bytes=limits.memory_mb << 20)).hexdigest()
+        with opened(path, limits=limits) as content:
+            return sha256(content)
     except ImageError:  # extract will say what is wrong with it
         return None
 

@@ -7,10 +7,9 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from medspark.containers import read_source
 from medspark.frame import Limits
 from medspark.ops import Op, bind
-from medspark.readers import read_frames
+from medspark.readers import opened, read_frames
 from medspark.recipe import Recipe
 from medspark.report import Sample, thumbnail
 from medspark.steps import STEPS
@@ -44,7 +43,8 @@ def contact_sheet(features: DataFrame, recipe: Recipe, *, n: int, limits: Limits
 
 def _planes(path: str, recipe: Recipe, limits: Limits) -> Iterator[dict[str, Any]]:
     try:
-        frame = next(read_frames(read_source(path, max_bytes=limits.memory_mb << 20), limits=limits))
+        with opened(path, limits=limits) as content:
+            frame = next(read_frames(content, limits=limits))
         planes = {"original": bind(Op("to_uint8"), STEPS)(frame.pixels, frame), **recipe.planes(frame)}
     except Exception:  # noqa: BLE001 - it was measured before; if it cannot be shown now, the sheet has one less
         return

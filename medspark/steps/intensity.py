@@ -11,11 +11,17 @@ from medspark.frame import Image, VoiLut, Window
 __all__ = ["clahe", "rescale_percentile", "to_uint8", "window", "zscore"]
 
 
+_METHODS = ("percentile", "high_byte")
+_BLOCK_PIXELS = 1 << 18
+
+
 def to_uint8(
     image: Image,
     *,
     window: Window | VoiLut | None = None,
     is_inverted: bool = False,
+    modality: str | None = None,
+    method: str = "percentile",
     low: float = 1.0,
     high: float = 99.0,
 ) -> Image:
@@ -23,18 +29,27 @@ def to_uint8(
 
     With a ``window``, the VOI transform of DICOM PS3.3 C.11.2.1.2. Without: uint8 stays as it is, all else is stretched
     between its ``low`` and ``high`` percentiles (0 to 100); a constant image becomes 0. A mask of bool becomes 0 and
-    255 either way. ``is_inverted`` (MONOCHROME1) returns 255 minus that. A recipe takes ``window`` and ``is_inverted``
-    from the file when it leaves them open.
+    255 either way. ``is_inverted`` (MONOCHROME1) returns 255 minus that. A recipe takes ``window``, ``is_inverted`` and
+    ``modality`` from the file when it leaves them open.
+
+    With the ``method`` "high_byte", uint16 without a window becomes its upper byte, unless it has a ``modality`` and so
+    comes from DICOM: the range of a 16-bit PNG or TIFF is that of the display. Equals
+    ``cv2.imread(path, cv2.IMREAD_GRAYSCALE)``; of colours in TIFF, JPEG 2000 and PNM, which OpenCV reduces to 8 bits
+    before it mixes them, within 1.
 
     Raises ``StepError`` for NaN or infinite pixels and for a window that the standard does not allow.
     """
     _require_percentiles("to_uint8", low, high)
+    if method not in _METHODS:
+        raise StepError(f"to_uint8: method must be one of {', '.join(_METHODS)}, got {method!r}")
     if image.dtype == np.bool_:
         shown = image * np.uint8(255)
     elif window is not None:
         shown = _windowed("to_uint8", image, window)
     elif image.dtype == np.uint8:
         shown = image
+    elif method == "high_byte" and image.dtype == np.uint16 and modality is None:
+        shown = (image >> 8).astype(np.uint8)
     else:
         shown = _stretched("to_uint8", image, low, high)
     return 255 - shown if is_inverted else shown
@@ -167,8 +182,10 @@ def _pointwise(image: Image, function: Callable[[Image], Image]) -> Image:
         least, most = int(image.min()), int(image.max())
         if most - least < image.size:
             table = function(np.arange(least, most + 1).astype(image.dtype))
-            found: Image = table.take(np.subtract(image, least, dtype=np.intp))
-            return found
+            n_rows = max(1, _BLOCK_PIXELS * len(image) // image.size)  # an index has eight bytes
+            blocks = (image[start : start + n_rows] for start in range(0, len(image), n_rows))
+            found = [table.take(np.subtract(block, least, dtype=np.intp)) for block in blocks]
+            return found[0] if len(found) == 1 else np.concatenate(found)
     return function(image)
 
 

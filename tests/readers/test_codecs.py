@@ -427,3 +427,35 @@ def test_out_of_memory_is_told_as_such(monkeypatch):
     monkeypatch.setattr(Decoder, "iter_array", lambda *_, **__: (greedy() for _ in [0]))  # pydicom's own
     with pytest.raises(MemoryError):
         read_image(make_dicom())
+
+
+def flipped(jpeg, share=0.6):
+    """Return a JPEG with a few bits of its scan changed, so that a decoder has to skip some."""
+    start = jpeg.index(b"\xff\xda")
+    at = start + int((len(jpeg) - start) * share)
+    return jpeg[:at] + bytes(byte ^ 0x55 for byte in jpeg[at : at + 8]) + jpeg[at + 8 :]
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "RGB", "YBR_FULL_422"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2}])
+def test_a_jpeg_whose_scan_is_damaged_is_corrupt_and_not_a_gray_smear(photometric, options):
+    pixels = np.random.default_rng(0).integers(0, 255, (96, 80, 3)).astype(np.uint8)
+    pixels = pixels if photometric != "MONOCHROME2" else pixels[..., 0]
+    file = io.BytesIO()
+    Pillow.fromarray(pixels).save(file, "JPEG", **options)
+    attributes = {"PhotometricInterpretation": photometric}
+    sound = made(pixels, uid.JPEGBaseline8Bit, file.getvalue(), **attributes)
+    damaged = made(pixels, uid.JPEGBaseline8Bit, flipped(file.getvalue()), **attributes)
+    assert outcome(sound).shape == pixels.shape
+    np.asarray(Pillow.open(io.BytesIO(flipped(file.getvalue()))))  # Pillow says nothing
+    assert outcome(damaged) in {"corrupt", "truncated"}
+
+
+def test_a_lossless_jpeg_that_is_taken_for_luma_and_chroma_is_read_as_it_is_stored():
+    imagecodecs = pytest.importorskip("imagecodecs")
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    jpeg = imagecodecs.jpeg8_encode(pixels, lossless=True, colorspace="RGB", outcolorspace="RGB")
+    jfif = b"\xff\xe0" + struct.pack(">H5sHBHHBB", 16, b"JFIF\0", 0x0102, 0, 1, 1, 0, 0)
+    for header in (b"", jfif):
+        content = made(pixels, uid.JPEGLosslessSV1, jpeg[:2] + header + jpeg[2:])
+        np.testing.assert_array_equal(outcome(content), pixels)

@@ -65,7 +65,7 @@ def test_the_limit_on_pixels_counts_for_every_reader(content):
         list(read_frames(content, limits=replace(DEFAULT_LIMITS, max_pixels=100)))
 
 
-@pytest.mark.parametrize(("head", "kind"), [(b"%PDF-1.7", "pdf")])
+@pytest.mark.parametrize(("head", "kind"), [(b"%PDF-1.7", "pdf"), (b"P7\nWIDTH 1\n", "pam")])
 def test_a_known_format_without_a_reader_is_named(head, kind):
     with pytest.raises(UnsupportedFormatError, match=f"no reader for {kind}"):
         read_image(head + b"\0" * 600)

@@ -1,6 +1,9 @@
+import io
+
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -12,6 +15,7 @@ from skimage.exposure import rescale_intensity
 from medspark.errors import StepError
 from medspark.frame import Frame, Window
 from medspark.ops import Op, bind
+from medspark.readers import read_image
 from medspark.steps import STEPS
 from medspark.steps.intensity import clahe, rescale_percentile, to_uint8, window, zscore
 
@@ -240,3 +244,55 @@ def test_clahe_names_a_bad_parameter(params, message):
 def test_clahe_says_what_to_do_with_hounsfield_units():
     with pytest.raises(StepError, match="clahe takes uint8 and uint16 images, got int16: put to_uint8 before it"):
         clahe(np.zeros((9, 9), np.int16))
+
+
+DEEP = np.random.default_rng(1).integers(0, 2**16, (40, 50, 3)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".jp2", ".pgm"])
+def test_the_high_byte_of_a_16_bit_file_is_what_the_articles_read(suffix):
+    content = cv2.imencode(suffix, DEEP[..., 0])[1]
+    (frame,) = read_image(content.tobytes())
+    shown = bind(Op("to_uint8", {"method": "high_byte"}), STEPS)(frame.pixels, frame)
+    np.testing.assert_array_equal(shown, cv2.imdecode(content, cv2.IMREAD_GRAYSCALE), strict=True)
+
+
+@pytest.mark.parametrize(("suffix", "tolerance"), [(".png", 0), (".tiff", 1), (".jp2", 1), (".ppm", 1)])
+def test_of_16_bit_colours_it_is_too_within_a_level(suffix, tolerance):
+    content = cv2.imencode(suffix, DEEP)[1]
+    (frame,) = read_image(content.tobytes())
+    shown = to_uint8(frame.pixels, method="high_byte").astype(int)
+    assert np.abs(shown - cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)).max() <= tolerance
+
+
+def test_the_high_byte_where_zero_is_white_is_what_the_articles_read():
+    file = io.BytesIO()
+    tifffile.imwrite(file, DEEP[..., 0], photometric="miniswhite")
+    (frame,) = read_image(file.getvalue())
+    shown = bind(Op("to_uint8", {"method": "high_byte"}), STEPS)(frame.pixels, frame)
+    expected = cv2.imdecode(np.frombuffer(file.getvalue(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    np.testing.assert_array_equal(shown, expected)
+
+
+@pytest.mark.parametrize("facts", [{"modality": "CR"}, {"window": Window(2000, 4000)}])
+def test_what_comes_from_dicom_is_not_cut_to_its_high_byte(facts):
+    image = noise(np.uint16)
+    np.testing.assert_array_equal(to_uint8(image, method="high_byte", **facts), to_uint8(image, **facts))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32])
+def test_only_uint16_has_a_high_byte(dtype):
+    image = noise(dtype, scale=20)
+    np.testing.assert_array_equal(to_uint8(image, method="high_byte"), to_uint8(image))
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(StepError, match="method must be one of percentile, high_byte, got 'low_byte'"):
+        to_uint8(noise(np.uint16), method="low_byte")
+
+
+def test_an_image_larger_than_a_block_is_shown_as_its_pieces_are():
+    image = noise(np.int16, (700, 900))
+    shown = Window(40, 400)
+    pieces = [to_uint8(image[row : row + 7], window=shown) for row in range(0, 700, 7)]
+    np.testing.assert_array_equal(to_uint8(image, window=shown), np.concatenate(pieces), strict=True)
