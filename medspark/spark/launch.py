@@ -74,9 +74,11 @@ def _fullest(warehouse: str) -> str:
 def _cause(error: Exception) -> str:
     """Return what failed in a line, without what a Python worker said of it: its words may be a patient's."""
     if isinstance(error, PythonException):
-        # The last place of the trace, and the kind of exception on the first line after it that is not indented.
-        last = re.search(r'^ +File "(.*)", line (\d+).*\n(?: (?! *File ).*\n)*([\w.]+)', str(error), re.MULTILINE)
-        return "{2} in a Python worker, {0}:{1}".format(*last.groups()) if last else "an exception in a Python worker"
+        # The last place of the last trace, a child's if there is one, and the kind of exception on the first line after
+        # it that is not indented.
+        trace = r'^ +File "(.*)", line (\d+).*\n(?: (?! *File ).*\n)*([\w.]+)'
+        places = re.findall(trace, str(error), re.MULTILINE)
+        return "{2} in a Python worker, {0}:{1}".format(*places[-1]) if places else "an exception in a Python worker"
     cause = getattr(error, "java_exception", None)
     while cause is not None and cause.getCause() is not None:
         cause = cause.getCause()
