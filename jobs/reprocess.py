@@ -19,21 +19,24 @@ def run(spark: SparkSession, config: Config) -> int:
     index.require_places(config)
     recipe = config.recipe_object
     warehouse = Warehouse.at(config.warehouse)
-    has_model = bool(config.model_id or bundle.list_models(warehouse.path("models"), recipe_id=recipe.recipe_id))
+    models, model = warehouse.path("models"), None
+    if config.model_id or bundle.list_models(models, recipe_id=recipe.recipe_id):
+        model = bundle.find(models, recipe_id=recipe.recipe_id, model_id=config.model_id)
+        model.check_features(recipe.feature_names, recipe.recipe_id)  # told before anything is done
     if config.dry_run:
         extract.run(spark, config)
-        if has_model:
-            score.run(spark, config)
+        if model:
+            print(f"reprocess would then score these, and what is not scored yet, with {model.model_id}")
         return DONE
     with warehouse.hold("reprocess"):
         this = Run("reprocess")
         code: int = extract.run(spark, config)
-        if has_model:
+        if model:
             score.run(spark, config)
         report.run(spark, config)
         counts = plan.count(tables.read(spark, warehouse, "images", tables.IMAGES))
         this.finish(warehouse, counts, recipe_id=recipe.recipe_id)
-    scored = "scored" if has_model else "not scored: no model of this recipe"
+    scored = "scored" if model else "not scored: no model of this recipe"
     print(f"reprocess: {counts}; {scored}; exit {code}")
     return code
 

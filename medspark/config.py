@@ -176,10 +176,20 @@ def load(arguments: argparse.Namespace) -> Config:
     for key, allowed in _CHOICES.items():
         if (value := _value(config, key)) not in allowed:
             raise ConfigError(f"{key} = {value!r}: allowed are {', '.join(repr(choice) for choice in allowed)}")
+    _require_reasons(config.run.retry)
     for key, (low, high) in _RANGES.items():
         if not low <= (value := _value(config, key)) <= high:
             raise ConfigError(f"{key} = {value!r}: must be between {low:g} and {high:g}")
     return config
+
+
+def _require_reasons(codes: Sequence[str]) -> None:
+    if codes:
+        from medspark.report.reasons import REASONS  # beside what draws the report, which is slow to import
+
+        for code in codes:
+            if code not in REASONS:
+                raise ConfigError(f"run.retry: no reason is called {code!r}; {did_you_mean(code, REASONS)}")
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class _Cache:
 def _opened(shown: str) -> Archive:
     try:
         file = os.fdopen(os.open(real_path(shown), os.O_RDONLY | os.O_CLOEXEC), "rb")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise VanishedError("the archive is gone") from None
     except OSError as error:
         raise UnreadableError(f"the archive cannot be opened: {os.strerror(error.errno or 0)}") from None

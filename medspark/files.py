@@ -42,7 +42,7 @@ def open_file(shown: str) -> BufferedReader:
     try:
         # Opening a named pipe would wait for a writer that never comes.
         handle = os.open(real_path(shown), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise VanishedError("the file is gone, or a link leads nowhere") from None
     except OSError as error:
         raise UnreadableError(f"cannot be opened: {os.strerror(error.errno or 0)}") from None

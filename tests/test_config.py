@@ -26,6 +26,7 @@ max_pixels = 1000
 [run]
 max_failed = 0.5
 retry = ["timeout", "crashed"]
+files_per_commit = 10
 [model]
 positive = "ill"
 trees = 7
@@ -187,6 +188,7 @@ def test_a_whole_number_is_a_number_but_not_the_other_way_round():
         ("floor.auc=high", "floor.auc = 'high': must be a number"),
         ("dry_run=1", "dry_run = 1: must be true or false"),
         ("run.retry=5", "run.retry = 5: must be a list of texts"),
+        ("run.retry=to_large", "run.retry: no reason is called 'to_large'; did you mean 'too_large'?"),
         ("run.retry=[5]", "run.retry = [5]: must be a list of texts"),
         ("steps=[5]", "steps = [5]: must be a list of tables"),
         ("steps=median", "steps = 'median': must be a list of tables"),

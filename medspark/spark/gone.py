@@ -3,6 +3,7 @@
 import functools
 import operator
 import os
+import stat
 from collections.abc import Collection
 
 import pyarrow as pa
@@ -37,8 +38,10 @@ def vanished(previous: DataFrame, images: DataFrame, roots: Collection[str]) -> 
 
 def mark_gone(images: DataFrame, warehouse: Warehouse, run_id: str) -> None:
     """Set ``gone_at`` in the tables made of the images, and take it away from what came back."""
-    known = images.select("path", F.col("gone_at").alias("_gone_at"))
-    is_any_gone = not images.where("gone_at is not null").isEmpty()
+    # What is skipped now, such as a DICOMDIR in the place of an image, has no frames any more.
+    skipped_at = F.when(F.col("status") == "skipped", F.current_timestamp())
+    known = images.select("path", F.coalesce("gone_at", skipped_at).alias("_gone_at"))
+    is_any_gone = not known.where("_gone_at is not null").isEmpty()
     for name in MARKED:
         files = warehouse.files(name)
         schema = from_arrow_schema(warehouse.schema(name))
@@ -67,9 +70,9 @@ def _only_gone(batch: pa.RecordBatch) -> pa.RecordBatch:
 def _is_missing(shown: str) -> bool:
     archive, _ = split_path(shown) or (shown, None)
     try:
-        os.lstat(real_path(archive))
+        # What is a directory now is no file any more; one that is closed is listed, and not asked for here.
+        return stat.S_ISDIR(os.lstat(real_path(archive)).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
         return False
-    return False

@@ -155,7 +155,7 @@ def _verdict(entry: Entry) -> tuple[str, str | None]:
 def _with_headers(batch: pa.RecordBatch, key: bytes, limits: Limits) -> Iterator[pa.RecordBatch]:
     """Yield the rows with what the content says, and a row for each member in the place of an archive."""
     is_unknown = pc.and_(pc.equal(batch.column("status"), "listed"), pc.is_null(batch.column("format")))
-    yield batch.filter(pc.invert(is_unknown))
+    yield batch.filter(pc.invert(is_unknown)).cast(arrow(IMAGES))  # its times are in the time zone of the session
     rows = batch.filter(is_unknown).to_pylist()
     for row, facts in zip(rows, _guarded(_Facts(key), [row["path"] for row in rows], limits), strict=True):
         row.update(facts or {})
