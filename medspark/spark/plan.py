@@ -28,7 +28,8 @@ def with_known(images: DataFrame, measured: DataFrame, quarantined: DataFrame) -
     """
     content = ("content_sha256", "size_bytes", "modified_at")
     done = measured.groupBy("path").agg(F.max(F.struct(*content)).alias("measured"))
-    failed = quarantined.groupBy("path").agg(F.max(F.struct(*content, "reason", "decoders")).alias("failed"))
+    # Of several reasons the first by name, as in ``settled``.
+    failed = quarantined.groupBy("path").agg(F.min(F.struct(*content, "reason", "decoders")).alias("failed"))
     return images.join(done, "path", "left").join(failed, "path", "left")
 
 

@@ -51,6 +51,7 @@ def planned(spark, images):
             ("failed", "f", 10, NOW, "truncated", "pillow 12"),
             ("touched, failed", "g", 10, BEFORE, "corrupt", "pillow 12"),
             ("half", "h", 10, NOW, "step_failed", "pillow 12"),
+            ("half", "h", 10, NOW, "truncated", "pillow 12"),
             ("too large", None, 10, NOW, "too_large", "pillow 12"),
             ("nowhere", None, None, None, "vanished", "pillow 12"),
         ]
