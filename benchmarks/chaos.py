@@ -97,8 +97,8 @@ def victims(driver: int, *, is_worker: bool, rng: random.Random) -> list[int]:
     return [rng.choice(workers)] if workers else []
 
 
-def disturbed(argv: Sequence[str], delay: float, *, is_worker: bool, rng: random.Random) -> str:
-    """Run a command, kill in the middle of it, and return what was hit."""
+def disturbed(argv: Sequence[str], delay: float, *, is_worker: bool, rng: random.Random) -> str | None:
+    """Run a command, kill in the middle of it, and return what was hit; None if it was over before."""
     run = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     time.sleep(delay)
     hit: list[int] = []
@@ -112,7 +112,7 @@ def disturbed(argv: Sequence[str], delay: float, *, is_worker: bool, rng: random
         if not hit:
             time.sleep(0.02)
     code = run.wait()
-    return ("worker" if is_worker else "driver") + (f", exit {code}" if hit else ", too late")
+    return f"{'worker' if is_worker else 'driver'}, exit {code}" if hit else None
 
 
 def differences(found: Rows, wanted: Rows) -> list[str]:
@@ -146,9 +146,11 @@ def main() -> int:
             f"undisturbed: {seconds:.0f} s, { ({name: len(table) for name, table in wanted.items()}) } rows", flush=True
         )
         for number in range(options.kills):
-            shutil.rmtree(warehouse)
-            delay = rng.uniform(0.2, 1) * seconds
-            hit = disturbed(argv, delay, is_worker=bool(number % 2), rng=rng)
+            hit = None
+            while hit is None:
+                shutil.rmtree(warehouse)
+                delay = rng.uniform(0.2, 1) * seconds
+                hit = disturbed(argv, delay, is_worker=bool(number % 2), rng=rng)
             state = visible(warehouse)
             again = subprocess.run(argv, check=False, capture_output=True, text=True)
             wrong = differences(rows(warehouse), wanted) if again.returncode == 0 else [again.stderr.strip()[-300:]]

@@ -43,14 +43,16 @@ def run(spark: SparkSession, config: Config) -> int:
         warehouse.keep_recipe(recipe.recipe_id, recipe.to_dict())
         planned = tables.staged(planned, warehouse, "_plan", this.run_id)
         todo, tally = plan.only_todo(planned), Tally.of(spark)
-        with progress("extract", tally, todo.count()):
-            parts = enumerate(plan.chunks(todo, config.run.files_per_commit))
+        n_todo = todo.count()
+        with progress("extract", tally, n_todo):
+            parts = enumerate(plan.chunks(todo, -(-n_todo // config.run.files_per_commit)))
             outcomes = [
                 _measured(part, warehouse, config, chunk_id(this.run_id, number), tally=tally, versions=versions)
                 for number, part in parts
             ]
-        settled = plan.settled(planned, functools.reduce(DataFrame.unionByName, outcomes)) if outcomes else planned
-        images = plan.with_flags(settled)
+        images = planned.select(*tables.IMAGES.names)
+        if outcomes:
+            images = plan.with_flags(plan.settled(planned, functools.reduce(DataFrame.unionByName, outcomes)))
         images = tables.staged(images, warehouse, "images", this.run_id)
         counts = plan.count(images)
         tables.publish(warehouse, "images", tables.IMAGES, this.run_id, replaced="all", based_on=versions["images"])

@@ -45,7 +45,7 @@ def mark_gone(images: DataFrame, warehouse: Warehouse, run_id: str) -> None:
     for name in MARKED:
         files = warehouse.files(name)
         schema = from_arrow_schema(warehouse.schema(name))
-        if "gone_at" not in schema.names:
+        if not files or "gone_at" not in schema.names:
             continue
         rows = images.sparkSession.read.schema(schema).parquet(*files)
         if not is_any_gone and rows.where("gone_at is not null").isEmpty():

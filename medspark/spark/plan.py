@@ -124,9 +124,8 @@ def describe(planned: DataFrame, seconds_per_file: float | None) -> str:
     )
 
 
-def chunks(todo: DataFrame, n_files: int) -> list[DataFrame]:
-    """Split the files that are to be processed into parts of about so many; what lies in one archive stays together."""
-    n_chunks = -(-todo.count() // n_files)
+def chunks(todo: DataFrame, n_chunks: int) -> list[DataFrame]:
+    """Split the files that are to be processed into so many parts; what lies in one archive stays together."""
     archive = F.substring_index("path", SEPARATOR, 1)
     return [todo.where(F.pmod(F.xxhash64(archive), F.lit(n_chunks)) == number) for number in range(n_chunks)]
 
