@@ -75,9 +75,9 @@ def _images(spark: SparkSession, warehouse: Warehouse) -> DataFrame:
 
 def _planned(spark: SparkSession, warehouse: Warehouse, config: Config, images: DataFrame) -> DataFrame:
     recipe = config.recipe_object
-    measured = tables.read(spark, warehouse, "features", tables.features(recipe.feature_names))
-    failed = tables.read(spark, warehouse, "quarantine", tables.QUARANTINE)
-    known = plan.with_known(images, tables.only_recipe(measured, recipe), tables.only_recipe(failed, recipe))
+    measured = tables.read_features(spark, warehouse, recipe)
+    failed = tables.only_recipe(tables.read(spark, warehouse, "quarantine", tables.QUARANTINE), recipe)
+    known = plan.with_known(images, measured, failed)
     return plan.with_plan(plan.with_hashes(known, config.limits), decoders=decoders(), retry=config.run.retry)
 
 

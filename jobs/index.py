@@ -27,16 +27,18 @@ def require_places(config: Config) -> None:
             raise ConfigError(f"warehouse {warehouse.uri} lies inside the input {uri}: put it elsewhere")
 
 
-def listing(spark: SparkSession, config: Config) -> DataFrame:
-    """Return the images table of ``config.input``, and write nothing."""
-    before = tables.read(spark, Warehouse.at(config.warehouse), "images", tables.IMAGES)
+def _before(spark: SparkSession, config: Config) -> DataFrame:
+    return tables.read(spark, Warehouse.at(config.warehouse), "images", tables.IMAGES)
+
+
+def _listing(spark: SparkSession, config: Config, before: DataFrame) -> DataFrame:
     return index_table(spark, config.input, before, load_key(config.privacy.key_file), config.limits)
 
 
 def preview(spark: SparkSession, config: Config) -> DataFrame:
     """Return the images table as ``run`` would write it, with what is gone, and write nothing."""
-    images = listing(spark, config)
-    before = tables.read(spark, Warehouse.at(config.warehouse), "images", tables.IMAGES)
+    before = _before(spark, config)
+    images = _listing(spark, config, before)
     return images.unionByName(vanished(before, images, roots(config.input)))
 
 
@@ -45,13 +47,14 @@ def run(spark: SparkSession, config: Config) -> int:
     require_places(config)
     warehouse = Warehouse.at(config.warehouse)
     if config.dry_run:
-        print(f"index would list {listing(spark, config).count():,} files into {warehouse.path('images')}")
+        n_files = _listing(spark, config, _before(spark, config)).count()
+        print(f"index would list {n_files:,} files into {warehouse.path('images')}")
         return DONE
     with warehouse.hold("index"):
         this = Run("index")
         versions = {name: warehouse.version(name) for name in ("images", "series")}
-        before = tables.read(spark, warehouse, "images", tables.IMAGES)
-        images = tables.staged(listing(spark, config), warehouse, "images", this.run_id)
+        before = _before(spark, config)
+        images = tables.staged(_listing(spark, config, before), warehouse, "images", this.run_id)
         gone = vanished(before, images, roots(config.input))
         images = tables.staged(gone, warehouse, "images", this.run_id)
         counts = count_listing(images, before)

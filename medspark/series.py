@@ -228,7 +228,7 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
         with Path(path).open("rb") as file:
             yield file
     else:  # a member of an archive; of all else it says why not
-        yield io.BytesIO(read_source(show_path(os.fsencode(path)), max_bytes=DEFAULT_LIMITS.memory_mb << 20))
+        yield io.BytesIO(read_source(show_path(os.fsencode(path)), max_bytes=DEFAULT_LIMITS.max_bytes))
 
 
 class _Finding(NamedTuple):

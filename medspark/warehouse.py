@@ -222,10 +222,7 @@ class Warehouse:
         """Write a recipe beside the tables that it made."""
         target = Path(self.path("recipes", f"{recipe_id}.json"))
         if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            draft = target.with_suffix(f".{secrets.token_hex(3)}")
-            draft.write_text(json.dumps(recipe, indent=2), "utf-8")
-            draft.replace(target)
+            write_durably(target, json.dumps(recipe, indent=2))
 
     def discard(self, run_id: str) -> None:
         """Remove what a run and its chunks wrote for themselves, into places whose names begin with an underscore."""
