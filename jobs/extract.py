@@ -50,9 +50,8 @@ def run(spark: SparkSession, config: Config) -> int:
                 _measured(part, warehouse, config, chunk_id(this.run_id, number), tally=tally, versions=versions)
                 for number, part in parts
             ]
-        images = planned.select(*tables.IMAGES.names)
-        if outcomes:
-            images = plan.with_flags(plan.settled(planned, functools.reduce(DataFrame.unionByName, outcomes)))
+        images = plan.settled(planned, functools.reduce(DataFrame.unionByName, outcomes)) if outcomes else planned
+        images = plan.with_flags(images)
         images = tables.staged(images, warehouse, "images", this.run_id)
         counts = plan.count(images)
         tables.publish(warehouse, "images", tables.IMAGES, this.run_id, replaced="all", based_on=versions["images"])

@@ -119,3 +119,15 @@ def test_files_of_another_input_are_not_gone(archive, night, tmp_path):
     assert not gone(night(archive), "features")
     assert not gone(night(archive / "st*.png"), "features")
     assert gone(night(archive, other), "features") == set()
+
+
+def test_a_listing_that_was_lost_with_everything_measured_is_made_again_as_it_was(archive, night, tmp_path):
+    (archive / "copy.png").write_bytes((archive / "stays.png").read_bytes())
+    first = night()
+    assert "same_content" in first["images"]["copy.png"]["flags"]
+    shutil.rmtree(tmp_path / "warehouse" / "images")  # as if killed after the last commit but one
+    again = night()
+    assert again["counts"]["n_processed"] == 0
+    for row in again["images"].values():
+        row["status"] = {"unchanged": "processed"}.get(row["status"], row["status"])
+    assert again["images"] == first["images"]
