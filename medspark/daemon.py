@@ -1,14 +1,21 @@
-"""pyspark's worker daemon, silent where Spark stops, or cancels a task, under a worker.
+"""pyspark's worker daemon with our imports done before it forks, and silent where Spark stops under a worker.
 
 A worker that waits for its next task when the session ends tries to report the end of its input to a JVM that is gone,
 and pyspark prints the traceback: noise at the end of a run that went well. ``spark.python.daemon.module`` names this
-module in conf/spark/local.conf; its standard input and arguments are those of ``pyspark.daemon``. It is not in
-``medspark.spark``, which would bring Arrow and OpenBLAS with their threads into a process that forks.
+module in conf/spark/local.conf; its standard input and arguments are those of ``pyspark.daemon``.
 """
 
+import importlib
+import os
 import socket
+import sys
+from pathlib import Path
 
-from pyspark import daemon
+# pip's pyspark puts zips of itself before itself on the path, and Python compiles what is in a zip at each start.
+_installed = [Path(entry, "pyspark", "python", "lib") for entry in sys.path]
+sys.path[:] = [entry for entry in sys.path if Path(entry).parent not in _installed]
+
+from pyspark import daemon  # noqa: E402
 
 _worker = daemon.worker
 
@@ -21,6 +28,14 @@ def worker(sock: socket.socket, authenticated: bool) -> int:  # noqa: FBT001 - a
         return 1
 
 
+def preload() -> None:
+    """Import once what every worker needs: each would spend a second of its own on it."""
+    # A thread does not survive a fork, and OpenBLAS starts some as it is imported; Spark uses the cores by itself.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    importlib.import_module("medspark.spark")
+
+
 if __name__ == "__main__":
+    preload()
     daemon.worker = worker
     daemon.manager()

@@ -1,11 +1,13 @@
 """The Java that Spark runs on: that of JAVA_HOME, of the PATH, or of ``pip install medspark[java]``."""
 
+import hashlib
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,16 +16,32 @@ from medspark.errors import ConfigError
 OLDEST = 17  # Spark 4 starts on nothing older
 VECTOR_MODULE = "--add-modules=jdk.incubator.vector"  # spark-submit gives it to every JVM; a trimmed Java lacks it
 
+QUIET = "-Xlog:disable -Xlog:all=error:stderr"  # an archive of classes that does not fit is passed over without a word
+
 
 def ensure_java() -> None:
-    """Set JAVA_HOME for a Spark session, and PYSPARK_PYTHON and SPARK_CONF_DIR where they are unset.
+    """Set JAVA_HOME for a Spark session, PYSPARK_PYTHON where it is unset, and how the driver's JVM starts and logs.
 
     Under spark-submit, whose JVM already runs, only PYSPARK_PYTHON counts. Raises ConfigError as ``java_home`` does.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
-        os.environ["JAVA_HOME"] = str(java_home())
-        os.environ.setdefault("SPARK_CONF_DIR", str(files("medspark.conf") / "spark"))  # log4j2.properties is there
+        home = java_home()
+        os.environ["JAVA_HOME"] = str(home)
+        if "SPARK_CONF_DIR" not in os.environ:  # where a log4j2.properties of the user's would be
+            logging = str(files("medspark.conf") / "spark" / "log4j2.properties")
+            os.environ.setdefault("LOG4J_CONFIGURATION_FILE", logging)
+        options = os.environ.get("SPARK_SUBMIT_OPTS", "")
+        archive = class_archive(home)
+        if archive.exists() and "ArchiveFile" not in options:
+            os.environ["SPARK_SUBMIT_OPTS"] = f"{options} -XX:SharedArchiveFile={shlex.quote(str(archive))} {QUIET}"
+
+
+def class_archive(home: Path) -> Path:
+    """Return where the classes of Spark are kept as this Java has read and verified them; see ``medspark.classes``."""
+    java = (home / "bin" / "java").resolve()
+    what = f"{java} {java.stat().st_mtime_ns} {version('pyspark')}"
+    return _writable_home().with_name(f"classes-{hashlib.sha256(what.encode()).hexdigest()[:12]}.jsa")
 
 
 def java_home() -> Path:

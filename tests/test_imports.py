@@ -20,7 +20,7 @@ LAYERS = (
     ("upkeep",),
     ("spark", "daemon"),
     ("jobs",),
-    ("demo", "doctor", "submit"),
+    ("classes", "demo", "doctor", "submit"),
     ("cli",),
 )
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}

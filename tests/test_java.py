@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medspark.errors import ConfigError
-from medspark.java import VECTOR_MODULE, ensure_java, java_home, wrap
+from medspark.java import VECTOR_MODULE, class_archive, ensure_java, java_home, wrap
 
 
 def make_java(home, *, version, has_vector_module=True):
@@ -106,10 +106,37 @@ def test_the_environment_of_a_session_is_completed_and_the_users_words_are_kept(
     monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
     monkeypatch.setenv("PYSPARK_PYTHON", "environment/bin/python")
     monkeypatch.delenv("SPARK_CONF_DIR", raising=False)
+    monkeypatch.delenv("LOG4J_CONFIGURATION_FILE", raising=False)
     ensure_java()
     assert os.environ["JAVA_HOME"] == str(machine / "path")
     assert os.environ["PYSPARK_PYTHON"] == "environment/bin/python"
-    assert Path(os.environ["SPARK_CONF_DIR"], "log4j2.properties").is_file()
+    assert Path(os.environ["LOG4J_CONFIGURATION_FILE"]).name == "log4j2.properties"
+    assert Path(os.environ["LOG4J_CONFIGURATION_FILE"]).is_file()
+
+
+def test_where_the_user_configures_spark_his_logging_is_kept(machine, monkeypatch):
+    make_java(machine / "path", version="21")
+    monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
+    monkeypatch.delenv("LOG4J_CONFIGURATION_FILE", raising=False)
+    monkeypatch.setenv("SPARK_CONF_DIR", "mine")
+    ensure_java()
+    assert "LOG4J_CONFIGURATION_FILE" not in os.environ
+
+
+def test_an_archive_of_classes_is_used_once_it_is_there_and_belongs_to_one_java(machine, monkeypatch):
+    make_java(machine / "path", version="21")
+    monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
+    monkeypatch.setenv("SPARK_SUBMIT_OPTS", "-Dmine=1")
+    monkeypatch.setattr(sys, "prefix", str(machine))
+    archive = class_archive(machine / "path")
+    ensure_java()
+    assert os.environ["SPARK_SUBMIT_OPTS"] == "-Dmine=1"
+    archive.touch()
+    for _ in range(2):
+        ensure_java()
+        assert os.environ["SPARK_SUBMIT_OPTS"].count(f"-XX:SharedArchiveFile={archive} ") == 1
+    os.utime(machine / "path" / "bin" / "java", ns=(1, 1))
+    assert class_archive(machine / "path") != archive
 
 
 @pytest.mark.usefixtures("machine")

@@ -5,7 +5,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from typing import IO, Any
 
 import pyarrow as pa
@@ -26,7 +25,6 @@ from medspark.spark.tables import IMAGES, LISTING, arrow
 _IDS = ("patient_id", "study_uid", "series_uid", "sop_instance_uid", "frame_of_reference_uid")
 _BATCH = 10_000
 _A_WEEK = 7 * 24 * 3600.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def list_files(spark: SparkSession, inputs: tuple[str, ...]) -> DataFrame:
@@ -61,11 +59,11 @@ def index_table(
     """
     same = ["path", "size_bytes", "modified_at"]
     by_rank = F.struct("status", "input", "relative_path", "size_bytes", "modified_at", "reason")  # listed sorts first
-    listing = list_files(spark, inputs).groupBy("path").agg(F.min(by_rank).alias("first")).select("path", "first.*")
+    found = list_files(spark, inputs).repartition(2 * spark.sparkContext.defaultParallelism, "path")
+    listing = found.groupBy("path").agg(F.min(by_rank).alias("first")).select("path", "first.*")
     known = previous.where("format is not null").drop(*LISTING.names[3:], "gone_at")
     rows = listing.join(known, same, "left").withColumn("gone_at", F.lit(None).cast("timestamp"))
-    rows = rows.select(*IMAGES.names).repartition(2 * spark.sparkContext.defaultParallelism)
-    return rows.mapInArrow(
+    return rows.select(*IMAGES.names).mapInArrow(
         lambda batches: (part for batch in batches for part in _with_headers(batch, key, limits)), IMAGES
     )
 
@@ -125,23 +123,23 @@ def _spread(directories: list[Directory], *, wanted: int) -> list[tuple[Director
 def _listed(entries: Iterable[tuple[Entry, bytes]]) -> Iterator[pa.RecordBatch]:
     """Yield rows of the listing for entries and the directories that their relative paths begin at."""
     entries = iter(entries)
+    schema = arrow(LISTING)
     while rows := [_row(entry, root) for entry, root in itertools.islice(entries, _BATCH)]:
-        yield pa.RecordBatch.from_pylist(rows, arrow(LISTING))
+        columns = zip(*rows, strict=True)
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _row(entry: Entry, root: bytes) -> dict[str, Any]:
-    status, reason = _verdict(entry)
-    return {
-        "path": show_path(entry.path),
-        "size_bytes": entry.size_bytes,
-        "modified_at": None
-        if entry.modified_ns is None
-        else _EPOCH + timedelta(microseconds=entry.modified_ns // 1000),
-        "status": status,
-        "reason": reason,
-        "input": show_path(root),
-        "relative_path": show_path(os.path.relpath(entry.path, root)),
-    }
+def _row(entry: Entry, root: bytes) -> tuple[str, int | None, int | None, str, str | None, str, str]:
+    """Return the values of LISTING."""
+    modified_us = None if entry.modified_ns is None else entry.modified_ns // 1000
+    names = show_path(root), show_path(_relative(entry.path, root))
+    return show_path(entry.path), entry.size_bytes, modified_us, *_verdict(entry), *names
+
+
+def _relative(path: bytes, root: bytes) -> bytes:
+    inside = path.removeprefix(root.rstrip(b"/") + b"/")
+    return os.path.relpath(path, root) if inside == path else inside  # relpath costs as much as all else of a row
 
 
 def _verdict(entry: Entry) -> tuple[str, str | None]:
