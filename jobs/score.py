@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -10,9 +11,10 @@ from medspark import bundle
 from medspark.config import Config
 from medspark.recipe import Recipe
 from medspark.spark import tables
+from medspark.spark.drift import drifts
 from medspark.spark.launch import DONE, launch
 from medspark.spark.runs import Counts, Run
-from medspark.spark.score import outdated, score, unscored
+from medspark.spark.score import outdated, score, score_files, unscored
 from medspark.warehouse import Warehouse
 
 
@@ -31,16 +33,38 @@ def run(spark: SparkSession, config: Config) -> int:
         version = warehouse.version("predictions")
         features, todo, obsolete = _planned(spark, warehouse, recipe, model.model_id)
         n_listed, n_todo = _n_files(features), _n_files(todo)
-        change = tables.change(score(todo, model), obsolete, warehouse, "predictions", this.run_id, based_on=version)
+        # A model that has scored nothing yet reads whole files, without Spark between them and the trees.
+        is_first = n_todo == n_listed and obsolete.isEmpty()
+        scored = score_files(spark, warehouse.files("features"), model) if is_first else score(todo, model)
+        change = tables.change(scored, obsolete, warehouse, "predictions", this.run_id, based_on=version)
         warehouse.publish_all(this.run_id, [change])
+        drift = _drift(warehouse, todo, model, config, this) if n_todo else []
         counts = Counts(n_listed, n_processed=n_todo, n_unchanged=n_listed - n_todo)
         this.finish(warehouse, counts, recipe_id=recipe.recipe_id, model_id=model.model_id)
     print(f"score: {counts}")
-    scored = tables.only_there(tables.read(spark, warehouse, "predictions", tables.PREDICTIONS))
-    by_class = scored.where(F.col("model_id") == model.model_id).groupBy("prediction").count().orderBy("prediction")
+    predictions = tables.only_there(tables.read(spark, warehouse, "predictions", tables.PREDICTIONS))
+    by_class = (
+        predictions.where(F.col("model_id") == model.model_id).groupBy("prediction").count().orderBy("prediction")
+    )
     for row in by_class.collect():
         print(f"  {row['prediction']}: {row['count']:,} frames")
+    drifted = sorted((found for found in drift if found["is_drifted"]), key=lambda found: -found["psi"])
+    for found in drifted[:5]:
+        print(f"  {found['what']} {found['name']} is not as in training: PSI {found['psi']:.3g}, KS {found['ks']:.3g}")
+    if drifted:
+        print(f"score: retrain: {len(drifted)} of {len(drift)} distributions have drifted (drift.psi, drift.ks)")
     return DONE
+
+
+def _drift(
+    warehouse: Warehouse, scored: DataFrame, model: bundle.Bundle, config: Config, this: Run
+) -> list[dict[str, Any]]:
+    """Write how far what this run has scored is from what the model was trained on."""
+    predictions = tables.read(scored.sparkSession, warehouse, "predictions", tables.PREDICTIONS)
+    of_run = predictions.where(F.col("model_id") == model.model_id).join(scored, ["path", "frame"], "left_semi")
+    rows = drifts(scored, of_run, model, config.drift, run_id=this.run_id)
+    warehouse.append_rows("drift", rows, tables.arrow(tables.DRIFT))
+    return rows
 
 
 def _planned(

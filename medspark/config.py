@@ -16,6 +16,7 @@ from medspark.errors import ConfigError, did_you_mean
 from medspark.frame import Limits
 from medspark.models import MODELS
 from medspark.recipe import Recipe
+from medspark.selection import WORDS, Candidate, grid, parameters_of
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,24 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained."""
+    """What is trained. Every key of ``[model]`` that is not one of these is a parameter of the kind."""
 
     kind: str = "forest"
     engine: str = "exact"
-    trees: int = 100
-    depth: int = 3  # 0: no limit
     seed: int = 42
     positive: str = ""  # the class that sensitivity is of; empty: of two the second in alphabetical order
+    compare: tuple[str | Mapping[str, Any], ...] = ()  # kinds, or tables of a kind and its parameters
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def candidate(self) -> Candidate:
+        """The kind with its parameters."""
+        return Candidate(self.kind, self.parameters)
+
+    @property
+    def compared(self) -> list[Candidate]:
+        """What is trained beside it, to be compared."""
+        return [Candidate.of(entry) for entry in self.compare]
 
 
 @dataclass(frozen=True)
@@ -50,10 +61,30 @@ class SplitConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """What is asked of a model besides its metrics."""
+
+    subgroups: tuple[str, ...] = ("modality", "manufacturer")  # columns of the labels, of features or of images
+    sensitivity: float = 0.0  # that the operating point reaches; 0: the largest sum of sensitivity and specificity
+    random_split: bool = False  # beside it, what a split of rows at random would have shown
+
+
+@dataclass(frozen=True)
 class FloorConfig:
-    """What a model must reach."""
+    """What a model must reach to become the current one."""
 
     auc: float = 0.0
+    balanced_accuracy: float = 0.0
+    sensitivity: float = 0.0
+    specificity: float = 0.0
+
+
+@dataclass(frozen=True)
+class DriftConfig:
+    """From where on a scoring run says ``retrain``."""
+
+    psi: float = 0.25
+    ks: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -87,9 +118,13 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
+    search: Mapping[str, Any] = field(default_factory=dict)  # parameters of the model, each with the values to try
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     floor: FloorConfig = field(default_factory=FloorConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    update: bool = False  # train: the new model must not be worse than the current one
     dry_run: bool = False
 
     @cached_property
@@ -115,8 +150,7 @@ class Config:
 _CHOICES: dict[str, tuple[str | bool, ...]] = {
     "labels_from": ("", "parent"),
     "model.kind": tuple(MODELS),
-    "model.engine": ("exact",),
-    "split.group_duplicates": (False,),
+    "model.engine": ("exact", "mllib", "auto"),
     "privacy.paths": ("plain",),
 }
 _RANGES: dict[str, tuple[float, float]] = {
@@ -125,12 +159,13 @@ _RANGES: dict[str, tuple[float, float]] = {
     "limits.max_pixels": (1, 2**40),
     "run.max_failed": (0, 1),
     "run.files_per_commit": (1, 1e9),
-    "model.trees": (1, 1e6),
-    "model.depth": (0, 1e6),
     "model.seed": (0, 2**32 - 1),
+    "evaluation.sensitivity": (0, 1),
     "split.test_fraction": (0.01, 0.99),
-    "split.folds": (0, 0),
-    "floor.auc": (0, 1),
+    "split.folds": (0, 100),
+    **{f"floor.{entry.name}": (0, 1) for entry in fields(FloorConfig)},
+    "drift.psi": (0, 100),
+    "drift.ks": (0, 1),
     "report.contact_sheet": (0, 64),
 }
 
@@ -151,6 +186,9 @@ def parser(job: str, description: str) -> argparse.ArgumentParser:
     args.add_argument("--model", dest="model_id", metavar="ID", help="default: the newest of the same recipe")
     args.add_argument(
         "--retry", metavar="REASON", action="append", help="try again what is in quarantine for this reason; repeatable"
+    )
+    args.add_argument(
+        "--update", action="store_true", default=None, help="train: keep the current model if the new one is worse"
     )
     args.add_argument("--dry-run", action="store_true", default=None, help="print what would be done, and do nothing")
     return args
@@ -177,10 +215,20 @@ def load(arguments: argparse.Namespace) -> Config:
         if (value := _value(config, key)) not in allowed:
             raise ConfigError(f"{key} = {value!r}: allowed are {', '.join(repr(choice) for choice in allowed)}")
     _require_reasons(config.run.retry)
+    _require_candidates(config)
     for key, (low, high) in _RANGES.items():
         if not low <= (value := _value(config, key)) <= high:
             raise ConfigError(f"{key} = {value!r}: must be between {low:g} and {high:g}")
     return config
+
+
+def _require_candidates(config: Config) -> None:
+    """Look at the names and types of all parameters; their ranges are told by a rehearsal."""
+    for name, values in config.search.items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"search.{name} = {values!r}: must be a list of values to try")
+    grid(config.model.candidate, config.search)
+    _ = config.model.compared
 
 
 def _require_reasons(codes: Sequence[str]) -> None:
@@ -219,14 +267,32 @@ def _override(table: dict[str, Any], text: str) -> None:
 def _build(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
     hints = get_type_hints(kind)
     known = [entry.name for entry in fields(kind)]
+    if kind is ModelConfig:
+        table, known = _with_parameters(table, known)
     for key in table:
         if key not in known:
             raise ConfigError(f"unknown key {where}{key}; {_nearest(key, known)}")
-    return kind(**{key: _typed(hints[key], value, f"{where}{key}") for key, value in table.items()})
+    return kind(**{key: _typed(hints[key], value, f"{where}{key}") for key, value in table.items() if key in hints})
+
+
+def _with_parameters(table: Mapping[str, Any], settings: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:
+    """Put the parameters of the kind of model, which stand beside the other keys, into their place."""
+    kind = table.get("kind", ModelConfig.kind)
+    own = parameters_of(kind) if kind in MODELS else {}
+    known = [*(name for name in settings if name != "parameters"), *own]
+    if "parameters" in table:
+        raise ConfigError("unknown key model.parameters; write them into [model] itself")
+    given = {key: value for key, value in table.items() if key in own}
+    return {**{key: value for key, value in table.items() if key not in own}, "parameters": given}, [
+        *known,
+        "parameters",
+    ]
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
     """Name the section that has this key, or else the nearest key here."""
+    if key in parameters_of(ModelConfig.kind):
+        return f"did you mean model.{key}?"
     for section in fields(Config):
         kind = section.type
         if is_dataclass(kind) and key in (inner.name for inner in fields(kind)):
@@ -239,25 +305,30 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{key} is a section, got {value!r}")
         return _build(hint, value, f"{key}.")  # type: ignore[arg-type]
+    if get_origin(hint) is Mapping:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key} is a section, got {value!r}")
+        return value
     if get_origin(hint) is tuple:
         return _tuple(get_args(hint)[0], value, key)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{key} = {value!r}: must be {_WORDS[hint]}")
+        raise ConfigError(f"{key} = {value!r}: must be {WORDS[hint]}")
     return value
-
-
-_WORDS: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _tuple(item: Any, value: Any, key: str) -> tuple[Any, ...]:
     if isinstance(value, str) and item is str:
         return (value,)
-    wanted = Mapping if isinstance(item, types.GenericAlias) or get_origin(item) else item
+    allowed = tuple(get_origin(kind) or kind for kind in get_args(item)) if isinstance(item, types.UnionType) else ()
+    wanted = allowed or (get_origin(item) or item,)
     if not isinstance(value, (list, tuple)) or not all(isinstance(entry, wanted) for entry in value):
-        raise ConfigError(f"{key} = {value!r}: must be a list of {'tables' if wanted is Mapping else 'texts'}")
+        raise ConfigError(f"{key} = {value!r}: must be a list of {' or '.join(_MANY[kind] for kind in wanted)}")
     return tuple(value)
+
+
+_MANY: dict[Any, str] = {str: "texts", Mapping: "tables"}
 
 
 def _value(config: Config, key: str) -> Any:

@@ -32,6 +32,7 @@ from medspark.errors import (
 )
 from medspark.features import FEATURES
 from medspark.files import show_path
+from medspark.fingerprint import fingerprint
 from medspark.frame import DEFAULT_LIMITS, Frame, Image, Limits
 from medspark.ops import Bound, Op, bind
 from medspark.readers import opened, read_frames
@@ -275,6 +276,7 @@ def _facts(frame: Frame) -> dict[str, Any]:
         "column_spacing_mm": spacing[1],
         **frame.facts,
         "flags": list(frame.flags),
+        "fingerprint": fingerprint(frame.pixels) if frame.pixels.ndim == 2 else None,
     }
 
 

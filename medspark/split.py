@@ -1,4 +1,4 @@
-"""Who learns from whom: the side and the fold of each group, such as a patient, from a hash of its name alone."""
+"""Who learns from whom: the side of each group, such as a patient, from a hash of its name alone; and folds."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -22,11 +22,25 @@ def side(group: str, *, test_fraction: float, seed: int) -> Side:
     return "test" if _hash(f"side:{seed}:{group}") < test_fraction * 2**64 else "train"
 
 
-def fold(group: str, *, folds: int, seed: int) -> int:
-    """Return the fold of a group, 0 to ``folds`` - 1, independent of its side; ConfigError for fewer than two folds."""
-    if folds < 2:
-        raise ConfigError(f"folds = {folds}: give at least 2, or 0 for a single split")
-    return _hash(f"fold:{seed}:{group}") % folds
+def folds(
+    groups: Sequence[str], labels: Sequence[Any] | npt.NDArray[Any], *, n_folds: int, seed: int
+) -> npt.NDArray[np.int32]:
+    """Return the fold of each row, 0 to ``n_folds`` - 1: a group is in one, and the classes are spread evenly.
+
+    Groups of the same classes are dealt out in turn, in the order of their hashes, so that two folds differ by one such
+    group at most. Raises ConfigError for fewer than two folds, or fewer groups than folds.
+    """
+    if n_folds < 2:
+        raise ConfigError(f"folds = {n_folds}: give at least 2, or 0 for a single split")
+    classes: dict[str, set[Any]] = {}
+    for group, label in zip(groups, np.asarray(labels).tolist(), strict=True):
+        classes.setdefault(group, set()).add(label)
+    if len(classes) < n_folds:
+        raise ConfigError(f"folds = {n_folds}: there are {len(classes)} groups, such as patients; give fewer folds")
+    # One round over all strata: each begins where the one before ended, so that the folds are of one size, too.
+    order = sorted(classes, key=lambda group: (sorted(map(str, classes[group])), _hash(f"fold:{seed}:{group}")))
+    place = {group: number % n_folds for number, group in enumerate(order)}
+    return np.array([place[group] for group in groups], np.int32)
 
 
 def split(

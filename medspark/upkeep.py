@@ -25,7 +25,8 @@ from medspark.warehouse import PENDING, TABLES, Change, Warehouse, new_run_id, w
 RETENTION_HOURS = 168  # what Delta tools agree on
 _LOG = "_delta_log"
 _FORGETTING = "_forget"
-_WHO = ("patient_id", "path", "instances")  # columns that tell whose a row is
+_PATHS = ("path", "path_a", "path_b")
+_WHO = ("patient_id", *_PATHS, "instances")  # columns that tell whose a row is
 
 
 @dataclass(frozen=True)
@@ -227,8 +228,9 @@ class _His:
         are_his = pa.chunked_array([pa.repeat(False, rows.num_rows)])
         if "patient_id" in rows.column_names:
             are_his = pc.or_(are_his, _equals(rows["patient_id"], self.patient))
-        if "path" in rows.column_names:
-            are_his = pc.or_(are_his, self._are_paths(rows["path"]))
+        for name in _PATHS:
+            if name in rows.column_names:
+                are_his = pc.or_(are_his, self._are_paths(rows[name]))
         if "instances" in rows.column_names:  # of a series
             instances = rows["instances"].combine_chunks()
             series = pc.list_parent_indices(instances).filter(self._are_paths(_paths_in(instances)))

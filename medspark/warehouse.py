@@ -32,7 +32,7 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from medspark.errors import ConfigError, ConflictError
 
-TABLES = ("images", "series", "features", "quarantine", "predictions", "runs")
+TABLES = ("images", "series", "features", "quarantine", "predictions", "evaluations", "leaks", "drift", "runs")
 PENDING = "_pending"
 _ATTEMPTS = 100  # each that fails is one by which another run got on
 _HELD: dict[str, bool] = {}  # warehouses that this process holds, and whether the file system saw to it
@@ -230,13 +230,14 @@ class Warehouse:
             if place.is_dir() and _run_of(place.name) == run_id:
                 shutil.rmtree(place)
 
-    def append_row(self, name: str, row: Mapping[str, Any], schema: pa.Schema) -> None:
-        """Add one row to a table."""
+    def append_rows(self, name: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+        """Add a few rows to a table, from the driver."""
         row_id = f"row-{secrets.token_hex(8)}"
         file = Path(self.path(name, f"{row_id}.parquet"))
         file.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([dict(row)], schema=schema), file, compression="zstd")
-        self._commit(_Step(name, Schema.from_arrow(schema), [self._add(name, file, 1)], []), row_id, is_certain=True)
+        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), file, compression="zstd")
+        added = [self._add(name, file, len(rows))]
+        self._commit(_Step(name, Schema.from_arrow(schema), added, []), row_id, is_certain=True)
 
     def _lock(self, file: IO[str], job: str) -> bool:
         try:

@@ -39,6 +39,8 @@ def make_manifest(**changes):
         "parameters": {"trees": 4, "depth": 3},
         "split": {"by": "patient", "test_fraction": 0.2},
         "metrics": {"auc": 0.987654, "sensitivity": None, "note": "no rows of a|b", "confusion": [[1, 0], [0, 1]]},
+        "reference": {"features": {}, "probabilities": {}},
+        "accepted": True,
         **changes,
     }
 

@@ -18,6 +18,7 @@ labels = "l.csv"
 labels_from = "parent"
 model_id = "m"
 recipe = "seed"
+update = true
 dry_run = true
 [limits]
 seconds_per_file = 5
@@ -28,22 +29,38 @@ max_failed = 0.5
 retry = ["timeout", "crashed"]
 files_per_commit = 10
 [model]
+engine = "auto"
 positive = "ill"
+compare = ["forest", {kind = "forest", trees = 5}]
 trees = 7
 depth = 0
 seed = 1
+[search]
+depth = [3, 10]
 [split]
 by = "study"
 test_fraction = 0.5
+folds = 5
+group_duplicates = true
+[evaluation]
+subgroups = ["sex"]
+sensitivity = 0.9
+random_split = true
 [floor]
 auc = 0.9
+balanced_accuracy = 0.8
+sensitivity = 0.7
+specificity = 0.6
+[drift]
+psi = 0.1
+ks = 0.1
 [privacy]
 key_file = "k"
 [report]
 contact_sheet = 0
 """
 # Keys of the contract that have one value yet, and keys that stand for another.
-ONE_VALUE = {"model.kind", "model.engine", "split.folds", "split.group_duplicates", "privacy.paths"}
+ONE_VALUE = {"model.kind", "privacy.paths"}
 IN_PLACE_OF_A_NAME = {"steps", "features"}
 
 
@@ -61,7 +78,8 @@ def values(config, prefix=""):
         value = getattr(config, entry.name)
         inner = values(value, f"{entry.name}.") if is_dataclass(value) else {f"{prefix}{entry.name}": value}
         found.update(inner)
-    return found
+    parameters = found.pop("model.parameters", {})
+    return found | {f"model.{name}": value for name, value in parameters.items()}
 
 
 def refused(*argv, **options):
@@ -73,12 +91,13 @@ def refused(*argv, **options):
 def test_nothing_given_is_the_defaults():
     assert configured() == Config()
     assert configured().limits == Limits(seconds_per_file=60, memory_mb=4096, max_pixels=400_000_000)
-    assert values(Config())["model.depth"] == 3
+    assert configured().model.candidate.parameters["depth"] == 3
 
 
 def test_every_key_is_taken_from_the_file(tmp_path):
     found, defaults = values(configured(toml=ALL, tmp_path=tmp_path)), values(Config())
-    unchanged = {key for key in found if found[key] == defaults[key]}
+    unchanged = {key for key in found if key in defaults and found[key] == defaults[key]}
+    assert {key: found[key] for key in found.keys() - defaults} == {"model.trees": 7, "model.depth": 0}
     assert unchanged == ONE_VALUE | IN_PLACE_OF_A_NAME
     assert found["input"] == ("a", "b")
     assert found["limits.seconds_per_file"] == 5.0
@@ -118,12 +137,12 @@ def test_options_come_before_set_before_the_file_before_the_defaults(tmp_path):
     toml = 'warehouse = "file"\nlabels = "file"\n[model]\ntrees = 1\ndepth = 1\n'
     config = configured("--warehouse", "option", "--set", "warehouse=set", "--set", "labels=set",
                         "--set", "model.trees=2", toml=toml, tmp_path=tmp_path)  # fmt: skip
-    assert (config.warehouse, config.labels, config.model.trees) == ("option", "set", 2)
-    assert (config.model.depth, config.model.seed) == (1, 42)
+    assert (config.warehouse, config.labels, config.model.parameters["trees"]) == ("option", "set", 2)
+    assert (config.model.parameters["depth"], config.model.seed) == (1, 42)
 
 
 def test_the_last_set_of_a_key_wins():
-    assert configured("--set", "model.trees=5", "--set", "model.trees=6").model.trees == 6
+    assert configured("--set", "model.trees=5", "--set", "model.trees=6").model.parameters["trees"] == 6
 
 
 def test_an_option_that_is_not_given_overrides_nothing(tmp_path):
@@ -195,10 +214,16 @@ def test_a_whole_number_is_a_number_but_not_the_other_way_round():
         ("model=5", "model is a section, got 5"),
         ("warehouse.x=5", "warehouse = {'x': 5}: must be text"),
         ("model.trees.x=5", "model.trees = {'x': 5}: must be a whole number"),
-        ("model.kind=forrest", "model.kind = 'forrest': allowed are 'forest'"),
+        ("model.kind=forrest", "model.kind = 'forrest': allowed are 'boosting', 'forest', 'logistic', 'svm', 'tree'"),
         ("labels_from=path", "labels_from = 'path': allowed are '', 'parent'"),
-        ("model.trees=0", "model.trees = 0: must be between 1 and 1e+06"),
-        ("model.depth=-1", "model.depth = -1: must be between 0 and 1e+06"),
+        ("search.depth=3", "search.depth = 3: must be a list of values to try"),
+        ("search.depht=[3]", "unknown key model.depht; did you mean 'depth'?"),
+        ("search.depth=[1.5]", "model.depth = 1.5: must be a whole number"),
+        ('model.compare=["forrest"]', "model.kind = 'forrest': did you mean 'forest'?"),
+        ("model.compare=[1]", "model.compare = [1]: must be a list of texts or tables"),
+        ("model.compare=[{tres=1}]", "unknown key model.tres; did you mean 'trees'?"),
+        ("search=3", "search is a section, got 3"),
+        ("model.parameters={trees=1}", "unknown key model.parameters; write them into [model] itself"),
         ("split.test_fraction=1.0", "split.test_fraction = 1.0: must be between 0.01 and 0.99"),
         ("run.max_failed=1.01", "run.max_failed = 1.01: must be between 0 and 1"),
         ("floor.auc=nan", "floor.auc = nan: must be between 0 and 1"),

@@ -14,8 +14,10 @@ import medspark.spark
 from medspark import bundle, catalogue, errors
 from medspark.cli import JOBS
 from medspark.config import Config, load, parser
+from medspark.models import MODELS
 from medspark.readers import dicom
 from medspark.report.reasons import REASONS
+from medspark.selection import parameters_of
 from medspark.spark import launch, tables
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +90,8 @@ def keys(kind, where=""):
         default = getattr(kind(), entry.name)
         if is_dataclass(default):
             yield from keys(type(default), f"{where}{entry.name}.")
+        elif entry.name == "parameters":  # the page of models has them all
+            yield from ((f"{where}{name}", parameters_of("forest")[name]) for name in ("trees", "depth"))
         else:
             yield f"{where}{entry.name}", default
 
@@ -103,6 +107,13 @@ def test_the_readme_names_every_key_and_its_default():
     known["recipe"] = "default"  # where none is given
     assert told == {key: known[key] for key in told}
     assert len(told) > 10
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_page_of_models_names_every_parameter_and_its_default(kind):
+    rows = table(section(page("docs/models.md"), f"### {kind}"))
+    told = {row[0].strip("`"): tomllib.loads(f"value = {row[1].strip('`')}")["value"] for row in rows}
+    assert told == parameters_of(kind)
 
 
 def test_the_readme_names_every_target_of_the_makefile():
@@ -131,6 +142,9 @@ def test_the_readme_explains_every_reason_code_and_no_other():
         ("## features", tables.features(())),
         ("## quarantine", tables.QUARANTINE),
         ("## predictions", tables.PREDICTIONS),
+        ("## evaluations", tables.EVALUATIONS),
+        ("## leaks", tables.LEAKS),
+        ("## drift", tables.DRIFT),
         ("## runs", tables.RUNS),
     ],
 )

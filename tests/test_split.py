@@ -2,11 +2,11 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from medspark.errors import ConfigError, ContractError
-from medspark.split import fold, side, split
+from medspark.split import folds, side, split
 
 PATIENTS = [f"patient-{number}" for number in range(4000)]
 SEEDS = st.integers(0, 2**32 - 1)
@@ -27,7 +27,7 @@ def test_sides_and_folds_are_the_same_in_every_process_and_version():
     names = ["P1", "P2", "P3", "P4", "Müller", "", "\udcff"]
     sides = [side(name, test_fraction=0.5, seed=42) for name in names]
     assert sides == ["train", "train", "test", "test", "test", "train", "train"]
-    assert [fold(name, folds=5, seed=42) for name in names] == [4, 2, 3, 1, 0, 2, 2]
+    assert folds(names, ["a"] * 7, n_folds=3, seed=42).tolist() == [1, 2, 2, 1, 0, 0, 0]
 
 
 @given(st.permutations(PATIENTS[:40] * 2), SEEDS, st.integers(1, 79))
@@ -69,19 +69,38 @@ def test_another_seed_is_another_split():
     assert 0.45 < np.mean(one == two) < 0.55
 
 
-def test_folds_are_even_and_independent_of_the_side():
-    folds = np.array([fold(patient, folds=5, seed=42) for patient in PATIENTS])
-    trained = split(PATIENTS, labels_for(PATIENTS), test_fraction=0.2, seed=42) == "train"
-    for chosen in (folds, folds[trained], folds[~trained]):
-        counts = np.bincount(chosen, minlength=5)
-        assert len(counts) == 5
-        assert np.abs(counts / len(chosen) - 0.2).max() < 4 * np.sqrt(0.16 / len(chosen))
-
-
-@given(st.text(max_size=5), st.integers(2, 20), SEEDS)
+@given(
+    st.lists(st.tuples(st.sampled_from(PATIENTS[:60]), st.sampled_from("abc")), min_size=61), st.integers(2, 7), SEEDS
+)
 @settings(deadline=None)
-def test_a_fold_is_one_of_those_asked_for(group, folds, seed):
-    assert fold(group, folds=folds, seed=seed) in range(folds)
+def test_a_patient_is_in_one_fold_and_those_of_one_class_are_dealt_out_evenly(rows, n_folds, seed):
+    patients, labels = zip(*rows, strict=True)
+    assume(len(set(patients)) >= n_folds)
+    found = folds(patients, labels, n_folds=n_folds, seed=seed)
+    fold_of = dict(zip(patients, found.tolist(), strict=True))
+    assert found.tolist() == [fold_of[patient] for patient in patients]
+    classes = {patient: frozenset(c for p, c in rows if p == patient) for patient in fold_of}
+    for stratum in set(classes.values()):
+        counts = np.bincount([fold_of[p] for p in fold_of if classes[p] == stratum], minlength=n_folds)
+        assert len(counts) == n_folds
+        assert counts.max() - counts.min() <= 1
+    sizes = np.bincount(list(fold_of.values()), minlength=n_folds)
+    assert sizes.max() - sizes.min() <= 1
+
+
+@given(st.permutations(list(range(40))), SEEDS)
+@settings(deadline=None)
+def test_folds_do_not_depend_on_the_order_of_the_rows(order, seed):
+    patients, labels = np.array(PATIENTS[:40]), np.array(list("ab" * 20))
+    found = folds(patients.tolist(), labels, n_folds=3, seed=seed)
+    assert folds(patients[order].tolist(), labels[order], n_folds=3, seed=seed).tolist() == found[order].tolist()
+
+
+def test_folds_are_independent_of_the_side():
+    found = folds(PATIENTS, labels_for(PATIENTS), n_folds=5, seed=42)
+    is_trained = split(PATIENTS, labels_for(PATIENTS), test_fraction=0.2, seed=42) == "train"
+    for chosen in (found[is_trained], found[~is_trained]):
+        assert np.abs(np.bincount(chosen, minlength=5) / len(chosen) - 0.2).max() < 4 * np.sqrt(0.16 / len(chosen))
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
@@ -90,10 +109,15 @@ def test_a_fraction_that_leaves_a_side_empty_is_refused(fraction):
         side("P1", test_fraction=fraction, seed=42)
 
 
-@pytest.mark.parametrize("folds", [-1, 0, 1])
-def test_fewer_than_two_folds_are_refused(folds):
-    with pytest.raises(ConfigError, match=f"folds = {folds}"):
-        fold("P1", folds=folds, seed=42)
+@pytest.mark.parametrize("n_folds", [-1, 0, 1])
+def test_fewer_than_two_folds_are_refused(n_folds):
+    with pytest.raises(ConfigError, match=f"folds = {n_folds}"):
+        folds(PATIENTS, labels_for(PATIENTS), n_folds=n_folds, seed=42)
+
+
+def test_more_folds_than_patients_are_refused():
+    with pytest.raises(ConfigError, match="folds = 3: there are 2 groups"):
+        folds(["P1", "P2", "P1"], list("aba"), n_folds=3, seed=42)
 
 
 @pytest.mark.parametrize(("fraction", "empty"), [(1e-9, "test"), (1 - 1e-9, "train")])

@@ -305,7 +305,7 @@ def test_whatever_happened_no_file_that_a_table_uses_is_touched(tmp_path_factory
         elif operation == "stage":
             stage(warehouse, run_id, [new])
         elif operation == "row":
-            warehouse.append_row("features", {"path": new}, SCHEMA)
+            warehouse.append_rows("features", [{"path": new}], SCHEMA)
             rows = [*rows, new]
         elif operation == "optimise":
             DeltaTable(warehouse.path("features")).optimize.compact()
@@ -324,6 +324,7 @@ SCHEMAS = {
     "features": tables.arrow(tables.features(["mean"])),
     "quarantine": tables.arrow(tables.QUARANTINE),
     "predictions": tables.arrow(tables.PREDICTIONS),
+    "leaks": tables.arrow(tables.LEAKS),
     "runs": tables.arrow(tables.RUNS),
 }
 
@@ -374,6 +375,11 @@ def hospital(tmp_path_factory):
             frame(other, probability=[1.0, 0.0]),
             frame(png),
         ],
+        "leaks": [
+            {"kind": "near", "path_a": one, "frame_a": 0, "path_b": other, "frame_b": 0, "distance": 0.001},
+            {"kind": "near", "path_a": other, "frame_a": 1, "path_b": two, "frame_b": 0, "distance": 0.002},
+            {"kind": "two_labels", "path_a": other, "frame_a": 0, "path_b": "/another", "frame_b": 0, "distance": 0.0},
+        ],
     }
     put(warehouse, "images", [image(former, HIS)], "run-0")
     for name, rows in everything.items():
@@ -381,7 +387,7 @@ def hospital(tmp_path_factory):
     put(warehouse, "features", [frame("/hisfile of a killed run", HIS)], "run-2", is_published=False)
     put(warehouse, "_outcomes", [frame(one, HIS)], "run-3", schema=SCHEMAS["features"], is_published=False)
     write(warehouse, "features", "run-4", "part-00000.zstd.parquet", content=b"half a file")
-    warehouse.append_row("runs", {"run_id": "run-1", "started_at": MOMENT}, SCHEMAS["runs"])
+    warehouse.append_rows("runs", [{"run_id": "run-1", "started_at": MOMENT}], SCHEMAS["runs"])
     # Another tool leaves the least and greatest values of its files in the log, and what was asked of it.
     for name in ("images", "series", "features"):
         DeltaTable(warehouse.path(name)).optimize.compact()
@@ -424,7 +430,12 @@ def rows_of(warehouse):
 
 
 def is_his(row, *patients):
-    names = [row.get("path"), *(instance["path"] for instance in row.get("instances") or [])]
+    names = [
+        row.get("path"),
+        row.get("path_a"),
+        row.get("path_b"),
+        *(instance["path"] for instance in row.get("instances") or []),
+    ]
     return row.get("patient_id") in patients or any("hisfile" in name for name in names if name)
 
 
@@ -459,7 +470,7 @@ def test_a_patient_is_gone_from_every_byte_and_all_others_stay(copy):
     assert after == without(before, HIS)
     assert all(after.values())
     assert told.n_rows == {name: n for name in before if (n := len(before[name]) - len(after[name]))}
-    assert told.n_rows.keys() == {"images", "series", "features", "quarantine", "predictions", *told.n_rows}
+    assert told.n_rows.keys() == {"images", "series", "features", "quarantine", "predictions", "leaks", *told.n_rows}
     assert (told.n_reports, told.n_paths) == (1, 5)
 
 

@@ -158,7 +158,7 @@ def test_a_commit_says_which_run_made_it(warehouse):
 
 def test_rows_are_appended_to_the_table_of_runs(warehouse):
     for number in range(3):
-        warehouse.append_row("runs", {"path": f"run-{number}", "frame": number}, SCHEMA)
+        warehouse.append_rows("runs", [{"path": f"run-{number}", "frame": number}], SCHEMA)
     assert paths(warehouse, "runs") == ["run-0", "run-1", "run-2"]
 
 
@@ -653,7 +653,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from test_warehouse import SCHEMA, Warehouse
 for number in range(8):
-    Warehouse(sys.argv[2]).append_row("runs", {"path": f"{sys.argv[3]}-{number}"}, SCHEMA)
+    Warehouse(sys.argv[2]).append_rows("runs", [{"path": f"{sys.argv[3]}-{number}"}], SCHEMA)
 """
 
 
@@ -677,7 +677,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFIN
 ways = [
     lambda: warehouse.publish("features", SCHEMA, "run-2"),
     lambda: warehouse.publish_all("run-2", planned),
-    lambda: warehouse.append_row("features", {"path": "x"}, SCHEMA),
+    lambda: warehouse.append_rows("features", [{"path": "x"}], SCHEMA),
 ]
 for way in ways:
     try:

@@ -6,7 +6,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from medspark.models import forest
+from medspark.models.boosting import Boosting, boosting
+from medspark.models.forest import Forest, forest
+from medspark.models.logistic import Logistic, logistic
+from medspark.models.svm import Svm, svm
+from medspark.models.tree import tree
 
 __all__ = ["MODELS", "Kind", "Model"]
 
@@ -32,8 +36,14 @@ class Model(Protocol):
 class Kind(NamedTuple):
     """How a kind of model is made."""
 
-    fit: Callable[..., Model]  # (X, y, **parameters)
+    fit: Callable[..., Model]  # (X, y, *, seed, sample_weight, **parameters), each parameter int, float, str or bool
     from_arrays: Callable[..., Model]  # (arrays, classes=..., n_features=...): what arrays() gave
 
 
-MODELS = {"forest": Kind(forest.forest, forest.Forest.from_arrays)}
+MODELS = {
+    "boosting": Kind(boosting, Boosting.from_arrays),
+    "forest": Kind(forest, Forest.from_arrays),
+    "logistic": Kind(logistic, Logistic.from_arrays),
+    "svm": Kind(svm, Svm.from_arrays),
+    "tree": Kind(tree, Forest.from_arrays),
+}

@@ -1,54 +1,55 @@
 """Random forests that are scikit-learn's to the last bit, trained in shares and scored without scikit-learn."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from medspark.compiled import compiled
 from medspark.errors import ConfigError, ContractError
+from medspark.models import parameters
+from medspark.models.data import Array, class_codes, matrix, require_arrays, require_classes, row_weights
+from medspark.models.walk import LEAF, Layout, Nodes, add_leaves, lay_out
 
-Array = npt.NDArray[Any]
+__all__ = ["Forest", "Growth", "Trees", "class_codes", "forest", "grown", "shares", "train_trees", "tree_settings"]
 
-LEAF = -1  # children of a leaf, as in scikit-learn
-BLOCK = 64  # rows that go through a tree together: their features stay in the first-level cache
-NODE = np.dtype([("left", np.int32), ("feature", np.int32), ("threshold", np.float32), ("leaf", np.int32)])
+CRITERIA = ("gini", "entropy", "log_loss")
+MAX_FEATURES = {"sqrt": "sqrt", "log2": "log2", "all": None}
+
+
+class Growth(TypedDict, total=False):
+    """How a forest grows: the parameters of ``forest`` but for the number of trees, with its defaults."""
+
+    depth: int
+    seed: int
+    criterion: str
+    max_features: str
+    min_samples_split: int
+    min_samples_leaf: int
+    max_leaf_nodes: int
+    min_impurity_decrease: float
+    bootstrap: bool
+    max_samples: float
+    class_weight: str
+    ccp_alpha: float
 
 
 @dataclass(frozen=True, eq=False)
-class Trees:
+class Trees(Nodes):
     """Some trees of a forest in flat arrays, node after node and tree after tree, as in scikit-learn's ``tree_``."""
 
-    n_nodes: Array  # int64, one for each tree
-    children_left: Array  # int32, counted within the tree; -1 in a leaf
-    children_right: Array  # the same
-    feature: Array  # int32, column of X; -2 in a leaf
-    threshold: Array  # float64; to the left if x <= threshold
     value: Array  # float64, nodes x classes: fractions of the weighted training rows
     weighted_n_node_samples: Array  # float64
-    impurity: Array  # float64, Gini
-
-    @property
-    def roots(self) -> Array:
-        """The index of the first node of each tree."""
-        return np.cumsum(self.n_nodes) - self.n_nodes
+    impurity: Array  # float64, by the criterion
 
     @classmethod
     def join(cls, shares: Sequence["Trees"]) -> "Trees":
         """Return the trees of all shares as one, in the order given."""
         return cls(*(np.concatenate([getattr(share, field.name) for share in shares]) for field in fields(cls)))
-
-
-class _Layout(NamedTuple):
-    """Trees as the kernel walks them: siblings side by side, the split of a leaf leads back to itself."""
-
-    nodes: Array  # NODE
-    roots: Array  # int64
-    depths: Array  # int64
-    leaves: Array  # float64, leaves x classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +66,9 @@ class Forest:
         ``X`` is rows x features and is compared as float32, as scikit-learn does. Raises ContractError if it has
         another number of columns or a value that is not finite.
         """
-        rows = np.ascontiguousarray(_matrix(X, self.n_features))
+        rows = matrix(X, np.float32, self.n_features)
         total = np.zeros((len(rows), len(self.classes)))
-        _add_leaves(rows, self._layout, total)
+        add_leaves(rows, self._layout, total)
         return total / len(self.trees.n_nodes)
 
     def predict(self, X: Array) -> Array:
@@ -81,10 +82,9 @@ class Forest:
 
         Zeros, where scikit-learn has NaN, if the trees split but no split decreased the impurity.
         """
-        grown = [
-            _importances(self.trees, tree, self.n_features) for tree in np.flatnonzero(self.trees.n_nodes > 1).tolist()
-        ]
-        mean: Array = np.mean(grown or [np.zeros(self.n_features)], axis=0)
+        with_splits = np.flatnonzero(self.trees.n_nodes > 1).tolist()
+        each = [_importances(self.trees, tree, self.n_features) for tree in with_splits]
+        mean: Array = np.mean(each or [np.zeros(self.n_features)], axis=0)
         return _normalised(mean)
 
     def arrays(self) -> dict[str, Array]:
@@ -97,69 +97,97 @@ class Forest:
 
         Each node is checked, because the kernel follows the numbers it finds without looking.
         """
-        missing = [field.name for field in fields(Trees) if field.name not in arrays]
-        if missing:
-            raise ContractError(f"forest: no array {', '.join(missing)}; save the model again")
-        trees = Trees(**{field.name: arrays[field.name] for field in fields(Trees)})
-        if not _is_sound(trees, len(classes), n_features):
-            raise ContractError(
-                f"forest: the arrays are not trees of {len(classes)} classes and {n_features} features; train it again"
-            )
+        n_nodes = np.size(arrays.get("feature", ()))
+        expected: dict[str, tuple[str, Sequence[int | None]]] = {
+            **dict.fromkeys(("children_left", "children_right", "feature"), ("i", (n_nodes,))),
+            **dict.fromkeys(("threshold", "weighted_n_node_samples", "impurity"), ("f", (n_nodes,))),
+            "n_nodes": ("i", (None,)),
+            "value": ("f", (n_nodes, len(classes))),
+        }
+        require_arrays("forest", arrays, expected)
+        trees = Trees(**{name: arrays[name] for name in expected})
+        if not trees.are_trees(n_features):
+            raise ContractError(f"forest: the arrays are not trees of {n_features} features; train the model again")
         return cls(trees, list(classes), n_features)
 
     @cached_property
-    def _layout(self) -> _Layout:
-        trees = self.trees
-        parents, left, right, owner = _links(trees)
-        # The k-th split of a tree gets places 1 + 2k and 2 + 2k of that tree for its children.
-        before = np.cumsum(np.bincount(owner, minlength=len(trees.n_nodes)))
-        rank = np.arange(len(parents)) - np.concatenate([[0], before[:-1]])[owner]
-        place = np.empty(len(trees.feature), np.int64)
-        place[trees.roots] = trees.roots
-        place[left] = trees.roots[owner] + 1 + 2 * rank
-        place[right] = place[left] + 1
-
-        nodes = np.zeros(len(place), NODE)
-        nodes["threshold"] = np.inf
-        nodes["left"] = np.arange(len(place))
-        nodes["left"][place[parents]] = place[left]
-        nodes["feature"][place[parents]] = trees.feature[parents]
-        nodes["threshold"][place[parents]] = _float32_below(trees.threshold[parents])
-        is_leaf = trees.children_left == LEAF
-        nodes["leaf"][place[is_leaf]] = np.arange(np.count_nonzero(is_leaf))
-        return _Layout(nodes, trees.roots, _depths(nodes, trees.roots), np.ascontiguousarray(trees.value[is_leaf]))
+    def _layout(self) -> Layout:
+        return lay_out(self.trees, self.trees.value, np.float32)
 
 
-def forest(X: Array, y: npt.ArrayLike, *, trees: int = 100, depth: int = 3, seed: int = 42) -> Forest:
+def forest(
+    X: Array,
+    y: npt.ArrayLike,
+    *,
+    trees: int = 100,
+    depth: int = 3,
+    seed: int = 42,
+    criterion: str = "gini",
+    max_features: str = "sqrt",
+    min_samples_split: int = 2,
+    min_samples_leaf: int = 1,
+    max_leaf_nodes: int = 0,
+    min_impurity_decrease: float = 0.0,
+    bootstrap: bool = True,
+    max_samples: float = 0.0,
+    class_weight: str = "",
+    ccp_alpha: float = 0.0,
+    sample_weight: npt.ArrayLike | None = None,
+) -> Forest:
     """Return ``RandomForestClassifier(n_estimators=trees, max_depth=depth, random_state=seed)`` fitted to X and y.
 
-    ``X`` is rows x features, finite; ``y`` the name (or whole number) of each row's class; ``depth`` 0 sets no limit.
-    Raises ConfigError for a parameter out of range, ContractError for data that cannot be learned from.
+    ``X`` is rows x features, finite; ``y`` the name (or whole number) of each row's class; ``sample_weight`` a number
+    above 0 for each row. The other parameters are scikit-learn's; 0 is its None for ``depth``, ``max_leaf_nodes`` and
+    ``max_samples`` (a fraction of the rows), "all" for ``max_features`` and "" for ``class_weight`` ("balanced",
+    "balanced_subsample"). Raises ConfigError for a parameter out of range, ContractError for unfit data.
     """
     classes, codes = class_codes(y)
-    grown = train_trees(X, codes, first=0, count=trees, trees=trees, depth=depth, seed=seed)
-    return Forest(grown, classes, np.shape(X)[1])
+    share = train_trees(
+        X,
+        codes,
+        first=0,
+        count=trees,
+        trees=trees,
+        sample_weight=sample_weight,
+        depth=depth,
+        seed=seed,
+        criterion=criterion,
+        max_features=max_features,
+        min_samples_split=min_samples_split,
+        min_samples_leaf=min_samples_leaf,
+        max_leaf_nodes=max_leaf_nodes,
+        min_impurity_decrease=min_impurity_decrease,
+        bootstrap=bootstrap,
+        max_samples=max_samples,
+        class_weight=class_weight,
+        ccp_alpha=ccp_alpha,
+    )
+    return Forest(share, classes, np.shape(X)[1])
 
 
-def class_codes(y: npt.ArrayLike) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Return the names of the classes in sorted order, and for each row the place of its class in them."""
-    labels = np.asarray(y)
-    is_text = labels.dtype.kind == "U" or (labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels))
-    if not is_text and labels.dtype.kind not in "iu":
-        raise ContractError(
-            f"labels are names or whole numbers, got {labels.dtype} with missing or other values; drop those rows first"
-        )
-    classes, codes = np.unique(labels, return_inverse=True)
-    return [str(name) for name in classes], codes
+def shares(trees: int, n: int) -> list[tuple[int, int]]:
+    """Return ``first`` and ``count`` for at most ``n`` shares of the trees, as even as can be and none empty."""
+    bounds = [trees * share // n for share in range(n + 1)]
+    return [(first, end - first) for first, end in pairwise(bounds) if end > first]
 
 
-def train_trees(X: Array, y_codes: Array, *, first: int, count: int, trees: int, depth: int, seed: int) -> Trees:
+def train_trees(
+    X: Array,
+    y_codes: Array,
+    *,
+    first: int,
+    count: int,
+    trees: int,
+    sample_weight: npt.ArrayLike | None = None,
+    **growth: Unpack[Growth],
+) -> Trees:
     """Return the trees ``first`` to ``first + count`` of the forest of ``trees`` trees that scikit-learn would train.
 
-    ``X`` is rows x features, finite, the whole training side; ``y_codes`` are the places of the classes, 0 to the
-    number of classes - 1, as ``class_codes`` gives them. Shares joined in their order are the forest that one machine
-    trains: scikit-learn draws the seed of each tree in turn from ``seed``, and ``warm_start`` skips those of the trees
-    that are there already. Raises ConfigError for a parameter out of range, ContractError for unfit data.
+    ``X`` is rows x features, finite, the whole training side, and so is ``sample_weight``; ``y_codes`` are the places
+    of the classes, 0 to the number of classes - 1, as ``class_codes`` gives them; the rest are parameters of
+    ``forest``. Shares joined in their order are the forest that one machine trains: scikit-learn draws the seed of
+    each tree in turn from ``seed``, and ``warm_start`` skips those of the trees that are there already. Raises
+    ConfigError for a parameter out of range, ContractError for unfit data.
     """
     from sklearn.ensemble import RandomForestClassifier  # scoring needs no scikit-learn, and it is slow to import
 
@@ -167,104 +195,94 @@ def train_trees(X: Array, y_codes: Array, *, first: int, count: int, trees: int,
         raise ConfigError(
             f"trees {first} to {first + count} are not a share of trees = {trees}; it has to be at least 1"
         )
-    if depth < 0:
-        raise ConfigError(f"depth = {depth}: give the number of levels, or 0 for no limit")
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"seed = {seed}: give a number from 0 to {2**32 - 1}")
-    rows = _matrix(X)
-    _require_classes(y_codes, len(rows))
-
-    grower = RandomForestClassifier(
-        n_estimators=first + count, max_depth=depth or None, random_state=seed, warm_start=True, n_jobs=1
-    )
+    settings = _forest_settings(**growth)
+    rows = matrix(X, np.float32)
+    require_classes(y_codes, len(rows))
+    weights = row_weights(sample_weight, len(rows))
+    grower = RandomForestClassifier(n_estimators=first + count, warm_start=True, n_jobs=1, **settings)
     grower.estimators_ = [None] * first
-    grown = [tree.tree_ for tree in grower.fit(rows, y_codes).estimators_[first:]]
+    with warnings.catch_warnings():
+        # It warns that weights of classes differ where the rows do; here each share sees all of them.
+        warnings.filterwarnings("ignore", "class_weight presets", UserWarning)
+        grower.fit(rows, y_codes, weights)
+    return grown([tree.tree_ for tree in grower.estimators_[first:]])
+
+
+def grown(trees: Sequence[Any]) -> Trees:
+    """Return scikit-learn's ``tree_`` objects as flat arrays."""
     return Trees(
-        n_nodes=np.array([tree.node_count for tree in grown], np.int64),
-        children_left=np.concatenate([tree.children_left for tree in grown]).astype(np.int32),
-        children_right=np.concatenate([tree.children_right for tree in grown]).astype(np.int32),
-        feature=np.concatenate([tree.feature for tree in grown]).astype(np.int32),
-        threshold=np.concatenate([tree.threshold for tree in grown]),
-        value=np.concatenate([tree.value[:, 0, :] for tree in grown]),
-        weighted_n_node_samples=np.concatenate([tree.weighted_n_node_samples for tree in grown]),
-        impurity=np.concatenate([tree.impurity for tree in grown]),
+        n_nodes=np.array([tree.node_count for tree in trees], np.int64),
+        children_left=np.concatenate([tree.children_left for tree in trees]).astype(np.int32),
+        children_right=np.concatenate([tree.children_right for tree in trees]).astype(np.int32),
+        feature=np.concatenate([tree.feature for tree in trees]).astype(np.int32),
+        threshold=np.concatenate([tree.threshold for tree in trees]),
+        value=np.concatenate([tree.value[:, 0, :] for tree in trees]),
+        weighted_n_node_samples=np.concatenate([tree.weighted_n_node_samples for tree in trees]),
+        impurity=np.concatenate([tree.impurity for tree in trees]),
     )
 
 
-def _matrix(X: Array, n_features: int | None = None) -> npt.NDArray[np.float32]:
-    if np.ndim(X) != 2 or (n_features is not None and np.shape(X)[1] != n_features):
-        wanted = "a matrix" if n_features is None else f"rows x {n_features}"
-        raise ContractError(f"features: expected {wanted}, got shape {np.shape(X)}; select the columns of the model")
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite and is named below
-        matrix = np.asarray(X, dtype=np.float32)
-    finite = np.isfinite(matrix)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
-        n_rows = np.count_nonzero(~finite.all(axis=1))
-        raise ContractError(
-            f"features: {n_rows} rows hold NaN, infinity or a number beyond float32, the first in row {row}, "
-            f"column {column}; leave them out or extract them again"
-        )
-    return matrix
+def tree_settings(
+    *,
+    depth: int,
+    seed: int,
+    criterion: str,
+    max_features: str,
+    min_samples_split: int,
+    min_samples_leaf: int,
+    max_leaf_nodes: int,
+    min_impurity_decrease: float,
+    ccp_alpha: float,
+) -> dict[str, Any]:
+    """Return what trees and forests of scikit-learn both take, by its names; ConfigError for a value out of range."""
+    return {
+        "max_depth": parameters.limit("depth", depth),
+        "random_state": parameters.seed(seed),
+        "criterion": parameters.choice("criterion", criterion, CRITERIA),
+        "max_features": MAX_FEATURES[parameters.choice("max_features", max_features, MAX_FEATURES)],
+        "min_samples_split": parameters.whole("min_samples_split", min_samples_split, 2),
+        "min_samples_leaf": parameters.whole("min_samples_leaf", min_samples_leaf, 1),
+        "max_leaf_nodes": parameters.limit("max_leaf_nodes", max_leaf_nodes, 2),
+        "min_impurity_decrease": parameters.number("min_impurity_decrease", min_impurity_decrease, 0),
+        "ccp_alpha": parameters.number("ccp_alpha", ccp_alpha, 0),
+    }
 
 
-def _require_classes(y_codes: Array, n_rows: int) -> None:
-    if len(y_codes) != n_rows:
-        raise ContractError(f"{n_rows} rows of features and {len(y_codes)} labels; each row needs one")
-    present = np.unique(y_codes)
-    if len(present) < 2:
-        raise ContractError(f"{n_rows} rows of {len(present)} class; a model needs at least two classes to tell apart")
-    if not np.array_equal(present, np.arange(len(present))):
-        raise ContractError(f"class codes must be 0 to {len(present) - 1}, got {present.tolist()}; see class_codes")
-
-
-def _links(trees: Trees) -> tuple[Array, Array, Array, Array]:
-    """Return of each split: its node, its left and right child, counted through all trees, and its tree."""
-    parents = np.flatnonzero(trees.children_left != LEAF)
-    owner = np.repeat(np.arange(len(trees.n_nodes)), trees.n_nodes)[parents]
-    root = trees.roots[owner]
-    return parents, root + trees.children_left[parents], root + trees.children_right[parents], owner
-
-
-def _is_sound(trees: Trees, n_classes: int, n_features: int) -> bool:
-    n_trees, n_nodes = trees.n_nodes.size, trees.feature.size
-    shapes = {field.name: getattr(trees, field.name).shape for field in fields(Trees)}
-    expected = dict.fromkeys(shapes, (n_nodes,)) | {"n_nodes": (n_trees,), "value": (n_nodes, n_classes)}
-    kinds = [getattr(trees, field.name).dtype.kind for field in fields(Trees)]
-    if shapes != expected or kinds != list("iiiiffff"):
-        return False
-    if not n_trees or trees.n_nodes.min() < 1 or trees.n_nodes.max() > n_nodes or trees.n_nodes.sum() != n_nodes:
-        return False
-    parents, left, right, owner = _links(trees)
-    children = np.concatenate([left, right])
-    above = np.tile(parents, 2)
-    ends = np.tile((trees.roots + trees.n_nodes)[owner], 2)
-    split_on = trees.feature[parents]
-    if ((children <= above) | (children >= ends)).any() or ((split_on < 0) | (split_on >= n_features)).any():
-        return False
-    # Each node but the roots is the child of exactly one split: that makes them trees, and every place is filled once.
-    is_child = np.ones(n_nodes, np.int64)
-    is_child[trees.roots] = 0
-    return np.array_equal(np.bincount(children, minlength=n_nodes), is_child)
-
-
-def _depths(nodes: Array, roots: Array) -> npt.NDArray[np.int64]:
-    depths = np.zeros(len(roots), np.int64)
-    level, owner = roots, np.arange(len(roots))
-    while True:
-        goes_on = nodes["left"][level] != level
-        level, owner = nodes["left"][level[goes_on]], owner[goes_on]
-        if not level.size:
-            return depths
-        depths[owner] += 1  # once for each tree, however often it is named
-        level, owner = np.concatenate([level, level + 1]), np.tile(owner, 2)
-
-
-def _float32_below(threshold: Array) -> npt.NDArray[np.float32]:
-    """Round down: a float32 is <= the result exactly if it is <= the threshold itself."""
-    with np.errstate(over="ignore"):
-        nearest = threshold.astype(np.float32)
-    return np.where(nearest > threshold, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+def _forest_settings(
+    *,
+    depth: int = 3,
+    seed: int = 42,
+    criterion: str = "gini",
+    max_features: str = "sqrt",
+    min_samples_split: int = 2,
+    min_samples_leaf: int = 1,
+    max_leaf_nodes: int = 0,
+    min_impurity_decrease: float = 0.0,
+    bootstrap: bool = True,
+    max_samples: float = 0.0,
+    class_weight: str = "",
+    ccp_alpha: float = 0.0,
+) -> dict[str, Any]:
+    fraction = parameters.number("max_samples", max_samples, 0, 1) or None
+    if fraction and not bootstrap:
+        raise ConfigError(f"max_samples = {max_samples} draws rows, which bootstrap = false does not; give 0 or true")
+    known = (*parameters.CLASS_WEIGHTS, "balanced_subsample")
+    return {
+        **tree_settings(
+            depth=depth,
+            seed=seed,
+            criterion=criterion,
+            max_features=max_features,
+            min_samples_split=min_samples_split,
+            min_samples_leaf=min_samples_leaf,
+            max_leaf_nodes=max_leaf_nodes,
+            min_impurity_decrease=min_impurity_decrease,
+            ccp_alpha=ccp_alpha,
+        ),
+        "bootstrap": parameters.flag("bootstrap", bootstrap),
+        "max_samples": fraction,
+        "class_weight": parameters.choice("class_weight", class_weight, known) or None,
+    }
 
 
 def _importances(trees: Trees, tree: int, n_features: int) -> Array:
@@ -281,20 +299,3 @@ def _importances(trees: Trees, tree: int, n_features: int) -> Array:
 def _normalised(importances: Array) -> npt.NDArray[np.float64]:
     total = importances.sum()
     return np.divide(importances, total if total > 0 else 1.0)
-
-
-@compiled
-def _add_leaves(X: Array, layout: _Layout, total: Array) -> None:
-    position = np.empty(BLOCK, np.int32)
-    for start in range(0, X.shape[0], BLOCK):
-        n_rows = min(BLOCK, X.shape[0] - start)
-        for tree in range(layout.roots.size):
-            position[:] = layout.roots[tree]
-            for _ in range(layout.depths[tree]):
-                for row in range(n_rows):
-                    node = layout.nodes[position[row]]
-                    position[row] = node.left + (X[start + row, node.feature] > node.threshold)
-            for row in range(n_rows):
-                leaf = layout.nodes[position[row]].leaf
-                for label in range(total.shape[1]):
-                    total[start + row, label] += layout.leaves[leaf, label]

@@ -1,7 +1,7 @@
 """Images into features: one fused pass, paths (or contents) in, numbers and failures out."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,9 +46,16 @@ def extract_features(
     ``images`` has ``path`` and, as in ``read_images``, ``content``; without it the executors open the paths themselves.
     ``tally`` counts what is done. Raises ConfigError for a recipe that does not run, before any file is read.
     """
-    schema = tables.outcomes(recipe.feature_names)
-    measure = _Measure(recipe, limits, load_key() if key is None else key, tables.arrow(schema), decoders(), tally)
-    return _sources(images).mapInArrow(measure, schema)
+    measure = measurement(recipe, limits=limits, key=key, tally=tally)
+    return sources(images).mapInArrow(measure, tables.outcomes(recipe.feature_names))
+
+
+def measurement(
+    recipe: Recipe, *, limits: Limits = DEFAULT_LIMITS, key: bytes | None = None, tally: Tally | None = None
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """Return the function that makes rows of ``extract_features`` from those of ``sources``, on an executor."""
+    schema = tables.arrow(tables.outcomes(recipe.feature_names))
+    return _Measure(recipe, limits, load_key() if key is None else key, schema, decoders(), tally)
 
 
 def split_quarantine(outcomes: DataFrame) -> tuple[DataFrame, DataFrame]:
@@ -78,7 +85,7 @@ def size(images: DataFrame) -> tuple[int, int]:
     return row[0], row[1]
 
 
-def _sources(images: DataFrame) -> DataFrame:
+def sources(images: DataFrame) -> DataFrame:
     """Return path, size_bytes, modified_at and, if there is one, content, whichever way the images were listed."""
     if "length" in images.columns:  # Spark's binaryFile: its local paths have a scheme, but are not encoded
         images = images.withColumnsRenamed({"length": "size_bytes", "modificationTime": "modified_at"})

@@ -76,4 +76,4 @@ class Run:
             "medspark_version": medspark.__version__,
             "spark_version": pyspark.__version__,
         }
-        warehouse.append_row("runs", row, arrow(RUNS))
+        warehouse.append_rows("runs", [row], arrow(RUNS))

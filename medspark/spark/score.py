@@ -1,46 +1,141 @@
 """A broadcast model over the features table."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
-from medspark.bundle import Bundle
+from medspark.bundle import Bundle, load
+from medspark.frame import DEFAULT_LIMITS, Limits
+from medspark.models import Model
+from medspark.recipe import Recipe
 from medspark.spark import tables
+from medspark.spark.extract import measurement, sources
 
 _FRAME = ["path", "frame", "content_sha256"]
-_IDENTITY = [*_FRAME, "recipe_id"]
+_MADE = StructType([tables.PREDICTIONS[name] for name in (*_FRAME, "prediction", "probability")])
+_LARGE = 2**30  # bytes of a model that are mapped from its directory, once a machine, and not broadcast
+_ROWS = 4096  # that go into a matrix at a time: they stay in the cache
 
 
 def score(features: DataFrame, model: Bundle) -> DataFrame:
     """Return a row for each frame: the most probable class, and the probability of each in the order of ``classes``.
 
-    Raises ContractError if the table lacks a feature of the model.
+    The executors get a model of more than 1 GiB from its own directory, which they must see. Raises ContractError if
+    the table lacks a feature of the model; a row of another recipe fails the job that runs this.
     """
     names = list(model.feature_names)
-    tables.require(features, [*_IDENTITY, *names], "the features table")
-    shared = features.sparkSession.sparkContext.broadcast(model.model)
-    classes = np.array(model.classes)
-    model_id = model.model_id
-    schema = tables.arrow(tables.PREDICTIONS)
+    tables.require(features, [*_FRAME, "recipe_id", *names], "the features table")
+    foreign = F.raise_error(F.concat(F.lit(f"model {model.model_id} cannot score recipe "), "recipe_id"))
+    features = features.where(F.when(F.col("recipe_id") == model.recipe_id, True).otherwise(foreign.cast("boolean")))
+    predicted = _predictor(features.sparkSession, model)
 
     def predict(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            X = np.column_stack([batch.column(name).to_numpy() for name in names])
-            probability = shared.value.predict_proba(X)
-            offsets = np.arange(0, probability.size + 1, len(classes), dtype=np.int32)
-            columns = [
-                *(batch.column(name) for name in _IDENTITY),
-                pa.array([model_id] * len(X), pa.string()),
-                pa.array(classes[probability.argmax(axis=1)], pa.string()),
-                pa.ListArray.from_arrays(offsets, probability.ravel()).cast(schema.field("probability").type),
-                pa.nulls(len(X), schema.field("gone_at").type),
-            ]
-            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+        yield from map(predicted, batches)
 
-    return features.select(*_IDENTITY, *names).mapInArrow(predict, tables.PREDICTIONS)
+    return _completed(features.select(*_FRAME, *names).mapInArrow(predict, _MADE), model)
+
+
+def score_images(images: DataFrame, model: Bundle, *, limits: Limits = DEFAULT_LIMITS) -> DataFrame:
+    """Return what ``score`` says of ``extract_features`` with the recipe of the model, in one pass and without a table.
+
+    ``images`` is as there. A frame that could not be measured has no prediction: its ``failed_stage``, ``reason`` and
+    ``error``, which come after the columns of predictions, say why.
+    """
+    recipe = Recipe.from_dict(model.recipe)
+    model.check_features(recipe.feature_names, recipe.recipe_id)
+    measure = measurement(recipe, limits=limits)
+    predict = _predictor(images.sparkSession, model)
+    made = StructType([*_MADE, *tables.FAILURE])
+    schema = tables.arrow(made)
+
+    def measure_and_predict(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in measure(batches):
+            is_good = pc.is_null(batch.column("failed_stage"))
+            good, bad = batch.filter(is_good), batch.filter(pc.invert(is_good))
+            parts = [predict(good), bad.select([*_FRAME, *tables.FAILURE.names])]
+            rows = pa.concat_tables([pa.table(part) for part in parts], promote_options="default")
+            yield from rows.select(schema.names).cast(schema).combine_chunks().to_batches()
+
+    return _completed(sources(images).mapInArrow(measure_and_predict, made), model, tables.FAILURE.names)
+
+
+def score_files(spark: SparkSession, files: Sequence[str], model: Bundle) -> DataFrame:
+    """Return what ``score`` does for whole files of the features table: the rows of the model's recipe that are there.
+
+    The executors read the numbers from the files themselves: through Spark, row by row, that costs more than the trees.
+    """
+    predicted = _predictor(spark, model)
+    columns = [*_FRAME, "recipe_id", *model.feature_names]
+    is_wanted = (pc.field("recipe_id") == model.recipe_id) & pc.field("gone_at").is_null()
+
+    def predict(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for path in (path for batch in batches for path in batch.column("path").to_pylist()):
+            for rows in _row_groups(path, columns, is_wanted):
+                yield predicted(rows)
+
+    paths = spark.createDataFrame(pa.table({"path": pa.array(files, pa.string())}))
+    return _completed(paths.repartition(max(1, len(files))).mapInArrow(predict, _MADE), model)
+
+
+def _predictor(spark: SparkSession, model: Bundle) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
+    """Return the function that makes rows of the predictions table from rows of features."""
+    model_of = _shared(spark, model)
+    names, classes = list(model.feature_names), np.array(model.classes)
+    schema = tables.arrow(_MADE)
+
+    def predict(batch: pa.RecordBatch) -> pa.RecordBatch:
+        probability = np.empty((len(batch), len(classes)))
+        for first in range(0, len(batch), _ROWS):
+            rows = batch.slice(first, _ROWS)
+            X = np.column_stack([rows.column(name).to_numpy() for name in names])
+            probability[first : first + len(rows)] = model_of().predict_proba(X)
+        offsets = np.arange(0, probability.size + 1, len(classes), dtype=np.int32)
+        predictions = pa.DictionaryArray.from_arrays(probability.argmax(axis=1), classes)
+        columns = [
+            *(batch.column(name) for name in _FRAME),
+            predictions.cast(pa.string()),
+            pa.ListArray.from_arrays(offsets, probability.ravel()).cast(schema.field("probability").type),
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    return predict
+
+
+def _completed(made: DataFrame, model: Bundle, others: Sequence[str] = ()) -> DataFrame:
+    """Add what is the same in every row, which need not travel from Python; then come the other columns."""
+    same = {"recipe_id": F.lit(model.recipe_id), "model_id": F.lit(model.model_id), "gone_at": F.lit(None)}
+    table = made.withColumns(same)
+    return table.select(*(table[field.name].cast(field.dataType) for field in tables.PREDICTIONS), *others)
+
+
+def _shared(spark: SparkSession, model: Bundle) -> Callable[[], Model]:
+    if sum(array.nbytes for array in model.model.arrays().values()) > _LARGE:
+        directory = str(model.directory)
+        return lambda: _mapped(directory)
+    shared = spark.sparkContext.broadcast(model.model)
+    return lambda: shared.value
+
+
+@cache
+def _mapped(directory: str) -> Model:
+    """Return a model once for each worker; its arrays are mapped, so that all workers of a machine share them."""
+    return load(directory, is_verified=True).model
+
+
+def _row_groups(path: str, columns: Sequence[str], is_wanted: pc.Expression) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(path, memory_map=True) as file:
+        there = [*columns, "gone_at"] if "gone_at" in file.schema_arrow.names else columns
+        for number in range(file.num_row_groups):
+            found = file.read_row_group(number, there, use_threads=False)
+            found = found if "gone_at" in there else found.append_column("gone_at", pa.nulls(len(found)))
+            yield from found.filter(is_wanted).select(columns).combine_chunks().to_batches()
 
 
 def unscored(features: DataFrame, predictions: DataFrame, model_id: str) -> DataFrame:

@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import (
     ArrayType,
+    BinaryType,
     BooleanType,
     DataType,
     DoubleType,
@@ -70,20 +71,35 @@ FACTS = _struct(
     image_position_mm=ArrayType(_DOUBLE), image_orientation=ArrayType(_DOUBLE),
     photometric_interpretation=_TEXT, modality_transform=_TEXT, rescale_slope=_DOUBLE, rescale_intercept=_DOUBLE,
     window_center=_DOUBLE, window_width=_DOUBLE, window_function=_TEXT, is_inverted=BooleanType(),
-    flags=ArrayType(_TEXT),
+    flags=ArrayType(_TEXT), fingerprint=BinaryType(),
 )  # fmt: skip
 
 _SOURCE = _struct(size_bytes=_LONG, modified_at=_TIME)
 
 _STATE = StructType([*_SOURCE.fields, *_GONE.fields])
 
-_FAILURE = _struct(failed_stage=_TEXT, reason=_TEXT, error=_TEXT)
+FAILURE = _struct(failed_stage=_TEXT, reason=_TEXT, error=_TEXT)
 
-QUARANTINE = StructType([*_IDENTITY.fields, *_FAILURE.fields, StructField("decoders", _TEXT), *_STATE.fields])
+QUARANTINE = StructType([*_IDENTITY.fields, *FAILURE.fields, StructField("decoders", _TEXT), *_STATE.fields])
 
 _SCORE = _struct(model_id=_TEXT, prediction=_TEXT, probability=ArrayType(_DOUBLE))
 
 PREDICTIONS = StructType([*_IDENTITY.fields, *_SCORE.fields, *_GONE.fields])
+
+EVALUATIONS = _struct(
+    run_id=_TEXT, model_id=_TEXT, purpose=_TEXT, kind=_TEXT, parameters=_TEXT, n_train=_LONG, n_test=_LONG,
+    accuracy=_DOUBLE, balanced_accuracy=_DOUBLE, auc=_DOUBLE, auc_low=_DOUBLE, auc_high=_DOUBLE, pr_auc=_DOUBLE,
+    sensitivity=_DOUBLE, specificity=_DOUBLE, brier=_DOUBLE,
+)  # fmt: skip
+
+LEAKS = _struct(
+    run_id=_TEXT, kind=_TEXT, path_a=_TEXT, frame_a=_INT, path_b=_TEXT, frame_b=_INT, distance=_DOUBLE,
+)  # fmt: skip
+
+DRIFT = _struct(
+    run_id=_TEXT, model_id=_TEXT, what=_TEXT, name=_TEXT, psi=_DOUBLE, ks=_DOUBLE, n=_LONG, n_reference=_LONG,
+    is_drifted=BooleanType(),
+)  # fmt: skip
 
 RUNS = _struct(
     run_id=_TEXT, job=_TEXT, status=_TEXT, started_at=_TIME, finished_at=_TIME,
@@ -100,7 +116,7 @@ def features(names: Sequence[str]) -> StructType:
 
 def outcomes(names: Sequence[str]) -> StructType:
     """Return what ``extract_features`` gives: a row a frame, with features or with what failed."""
-    return StructType([*features(names).fields, *_FAILURE.fields, QUARANTINE["decoders"]])
+    return StructType([*features(names).fields, *FAILURE.fields, QUARANTINE["decoders"]])
 
 
 def arrow(schema: StructType) -> pa.Schema:

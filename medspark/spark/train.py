@@ -1,21 +1,30 @@
 """Training across the executors, on a matrix that every one of them has."""
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from medspark import metrics
 from medspark.bundle import Manifest
 from medspark.config import Config, SplitConfig
+from medspark.drift import references
 from medspark.errors import ConfigError
-from medspark.models.forest import Forest, Trees, class_codes, train_trees
-from medspark.recipe import Recipe
-from medspark.split import split
+from medspark.models import Model
+from medspark.models.forest import Forest, Trees, class_codes, shares, train_trees
+from medspark.selection import Candidate, predict_held_out
+from medspark.spark.labels import SUBGROUP
+from medspark.spark.mllib import mllib_parameters, train_mllib
+from medspark.split import folds, split
 
+Array = npt.NDArray[Any]
+
+_SAMPLE = 100_000  # rows by which new images are compared with those of a training that nobody gathers
 _TEXTS = ("path", "frame", "patient_id", "label", "group", "side")
 
 
@@ -23,43 +32,80 @@ _TEXTS = ("path", "frame", "patient_id", "label", "group", "side")
 class TrainingData:
     """Labelled features on the driver: numbers only, in an order that does not depend on partitions."""
 
-    X: np.ndarray[Any, np.dtype[np.float64]]  # rows x features
-    rows: pa.Table  # path, frame, patient_id, label, side, fold
+    X: npt.NDArray[np.float64]  # rows x features
+    rows: pa.Table  # path, frame, patient_id, label, group, side, fold
     n_ungrouped: int  # rows of which the group (such as the patient) is not known
 
-    @property
-    def is_train(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which rows are learned from."""
-        is_train: np.ndarray[Any, np.dtype[np.bool_]] = np.array(
-            [side == "train" for side in self.rows["side"].to_pylist()]
-        )
-        return is_train
+    @cached_property
+    def is_train(self) -> npt.NDArray[np.bool_]:
+        """Which rows the model learns from: with folds all of them, each fold being tested by a model of the others."""
+        return np.array([side == "train" for side in self.rows["side"].to_pylist()], bool)
 
-    @property
-    def labels(self) -> np.ndarray[Any, np.dtype[np.str_]]:
+    @cached_property
+    def labels(self) -> npt.NDArray[np.str_]:
         """The class of each row."""
         return np.asarray(self.rows["label"].to_pylist(), dtype=str)
 
+    @cached_property
+    def groups(self) -> npt.NDArray[np.str_]:
+        """Whose rows must not be parted, such as a patient's; a row of nobody is a group of its file."""
+        return np.asarray(self.rows["group"].to_pylist(), dtype=str)
 
-def collect(table: DataFrame, feature_names: tuple[str, ...], config: SplitConfig, seed: int) -> TrainingData:
-    """Bring the labelled features to the driver and give every row a side.
+    @cached_property
+    def parts(self) -> npt.NDArray[np.int32]:
+        """What is held out together: the number of the fold, or 0 for the test side; -1: never held out."""
+        if self.rows["fold"].null_count < len(self.rows):
+            return np.array(self.rows["fold"].to_pylist(), np.int32)
+        return np.where(self.is_train, -1, 0).astype(np.int32)
 
-    A row whose group is not known is a group of its own. Raises ConfigError for sides that are neither train nor test.
+    @property
+    def is_tested(self) -> npt.NDArray[np.bool_]:
+        """Which rows the model is tested on."""
+        return self.parts >= 0
+
+    def only(self, is_kept: npt.NDArray[np.bool_]) -> "TrainingData":
+        """Return some of the rows."""
+        return TrainingData(self.X[is_kept], self.rows.filter(pa.array(is_kept)), self.n_ungrouped)
+
+    @property
+    def subgroups(self) -> dict[str, list[str | None]]:
+        """The values of each column of ``evaluation.subgroups``."""
+        names = (name for name in self.rows.column_names if name.startswith(SUBGROUP))
+        return {name.removeprefix(SUBGROUP): self.rows[name].to_pylist() for name in names}
+
+
+def collect(table: DataFrame, feature_names: Sequence[str], config: SplitConfig, seed: int) -> TrainingData:
+    """Bring the labelled rows to the driver with the features named, and give each a side, and a fold if there are any.
+
+    A row whose group is not known is a group of its file. Raises ConfigError for sides that are neither train nor test.
     """
-    found = table.select(*_TEXTS, *feature_names).toArrow().sort_by([("path", "ascending"), ("frame", "ascending")])
-    n_ungrouped = found["group"].null_count
-    if config.by == "split":
-        sides = _given_sides(found)
-    else:
-        groups = [
-            group or f"file {path}"
-            for group, path in zip(found["group"].to_pylist(), found["path"].to_pylist(), strict=True)
-        ]
-        sides = split(groups, found["label"].to_pylist(), test_fraction=config.test_fraction, seed=seed).tolist()
-    rows = found.select(["path", "frame", "patient_id", "label"]).append_column("side", pa.array(sides, pa.string()))
-    rows = rows.append_column("fold", pa.nulls(len(rows), pa.int32()))
-    X = np.column_stack([found[name].to_numpy() for name in feature_names])
+    texts = [*_TEXTS, *(name for name in table.columns if name.startswith(SUBGROUP))]
+    found = table.select(*texts, *feature_names).toArrow().sort_by([("path", "ascending"), ("frame", "ascending")])
+    X = np.column_stack([np.empty((len(found), 0)), *(found[name].to_numpy() for name in feature_names)])
+    rows, n_ungrouped = with_sides(found.select(texts), config, seed)
     return TrainingData(X, rows, n_ungrouped)
+
+
+def with_sides(rows: pa.Table, config: SplitConfig, seed: int) -> tuple[pa.Table, int]:
+    """Return the rows with group, side and fold filled in, and how many had no group."""
+    n_ungrouped = rows["group"].null_count
+    labels = rows["label"].to_pylist()
+    names = zip(rows["group"].to_pylist(), rows["path"].to_pylist(), strict=True)
+    groups = [group or f"file {path}" for group, path in names]
+    fold = pa.nulls(len(rows), pa.int32())
+    if config.by == "split":
+        if config.folds:
+            raise ConfigError(
+                "split.folds: the labels say the sides (split.by = 'split'); split by patient, or folds = 0"
+            )
+        sides = _given_sides(rows)
+    elif config.folds:
+        sides = ["train"] * len(rows)
+        fold = pa.array(folds(groups, labels, n_folds=config.folds, seed=seed))
+    else:
+        sides = split(groups, labels, test_fraction=config.test_fraction, seed=seed).tolist()
+    columns = {"group": pa.array(groups, pa.string()), "side": pa.array(sides, pa.string()), "fold": fold}
+    return pa.table({**{name: rows[name] for name in rows.column_names}, **columns}), n_ungrouped
 
 
 def _given_sides(found: pa.Table) -> list[str]:
@@ -80,47 +126,134 @@ def _given_sides(found: pa.Table) -> list[str]:
     return sides
 
 
-def train_forest(spark: SparkSession, data: TrainingData, *, trees: int, depth: int, seed: int) -> Forest:
-    """Return scikit-learn's forest of the training rows, its trees grown across the executors.
+@dataclass(frozen=True)
+class Trained:
+    """A model, and what it says of the rows that are tested."""
 
-    The matrix is broadcast: it has to fit every executor. Raises ConfigError if there is only one class.
+    candidate: Candidate
+    model: Model
+    probability: npt.NDArray[np.float64]  # tested rows x classes
+
+
+def learn(spark: SparkSession, data: TrainingData, candidate: Candidate, *, seed: int) -> Trained:
+    """Return the model of the training rows, and what it, or for folds models of the other folds, say of the rest."""
+    model = fit(spark, data, candidate, seed=seed)
+    if data.is_train.all():
+        (probability,) = predict_parts(spark, data, data.parts, [candidate], seed=seed)
+    else:
+        probability = model.predict_proba(data.X[data.is_tested])
+    return Trained(candidate, model, probability)
+
+
+def learn_mllib(
+    table: DataFrame, data: TrainingData, candidate: Candidate, names: Sequence[str], *, seed: int, scratch: str
+) -> tuple[Trained, npt.NDArray[np.float64]]:
+    """Return what ``learn`` does, by Spark's own forest, and some training rows x features to compare new ones with.
+
+    ``data`` says the sides and holds no features: none leave the executors but those of the rows returned.
     """
-    classes, codes = class_codes(data.labels[data.is_train])
+    sides = table.sparkSession.createDataFrame(data.rows.select(["path", "frame", "side"]))
+    sided = table.drop("side").join(sides, ["path", "frame"])
+    train = sided.where("side = 'train'")
+    model = train_mllib(train, names, seed=seed, scratch=scratch, **mllib_parameters(candidate.parameters))
+    some = train.orderBy(F.xxhash64("path", "frame")).limit(_SAMPLE).select(*names).toArrow()
+    X = np.column_stack([column.to_numpy() for column in some.columns])
+    return Trained(candidate, model, _probabilities(sided.where("side = 'test'"), model, names)), X
+
+
+def _probabilities(rows: DataFrame, model: Model, names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Return rows x classes, the rows in the order of ``collect``; nothing but these leaves the executors."""
+    shared = rows.sparkSession.sparkContext.broadcast(model)
+
+    def predict(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            X = np.column_stack([batch.column(name).to_numpy() for name in names])
+            probability = pa.array(shared.value.predict_proba(X).tolist(), pa.list_(pa.float64()))
+            yield pa.RecordBatch.from_arrays([*batch.columns[:2], probability], ["path", "frame", "probability"])
+
+    schema = "path string, frame int, probability array<double>"
+    found = rows.select("path", "frame", *names).mapInArrow(predict, schema).toArrow()
+    ordered = found.sort_by([("path", "ascending"), ("frame", "ascending")])
+    return np.array(ordered["probability"].to_pylist()).reshape(-1, len(model.classes))
+
+
+def fit(spark: SparkSession, data: TrainingData, candidate: Candidate, *, seed: int) -> Model:
+    """Return the model of the training rows: a forest grown across the executors, any other kind on the driver.
+
+    Raises ConfigError if there is only one class.
+    """
+    X, labels = data.X[data.is_train], data.labels[data.is_train]
+    classes, _ = class_codes(labels)
     if len(classes) < 2:
         raise ConfigError(f"labels: all there is to learn from is {classes[0]!r}; a model tells classes apart")
-    shared = spark.sparkContext.broadcast((data.X[data.is_train].astype(np.float32), codes))
+    if candidate.kind == "forest":
+        return train_forest(spark, X, labels, candidate.parameters, seed=seed)
+    return candidate.fit(X, labels, seed=seed, groups=data.groups[data.is_train])
+
+
+def train_forest(spark: SparkSession, X: Array, labels: Array, parameters: Mapping[str, Any], *, seed: int) -> Forest:
+    """Return scikit-learn's forest of rows x features and their classes, its trees grown across the executors.
+
+    The matrix is broadcast: it has to fit every executor.
+    """
+    classes, codes = class_codes(labels)
+    shared = spark.sparkContext.broadcast((X.astype(np.float32), codes))
+    trees = parameters["trees"]
     n_tasks = min(trees, 2 * spark.sparkContext.defaultParallelism)
-    bounds = np.linspace(0, trees, n_tasks + 1).astype(int).tolist()
 
-    def grow(first_and_next: tuple[int, int]) -> Trees:
-        X, y = shared.value
-        first, following = first_and_next
-        return train_trees(X, y, first=first, count=following - first, trees=trees, depth=depth, seed=seed)
+    def grow(share: tuple[int, int]) -> Trees:
+        X, codes = shared.value
+        first, count = share
+        return train_trees(X, codes, first=first, count=count, seed=seed, **parameters)
 
-    shares = spark.sparkContext.parallelize(list(pairwise(bounds)), n_tasks).map(grow).collect()
+    grown = spark.sparkContext.parallelize(shares(trees, n_tasks), n_tasks).map(grow).collect()
     shared.destroy()
-    return Forest(Trees.join(shares), classes, data.X.shape[1])
+    return Forest(Trees.join(grown), classes, X.shape[1])
 
 
-def evaluate(model: Forest, data: TrainingData, *, positive: str = "") -> dict[str, Any]:
-    """Return the metrics of a model on the rows it has not learned from, with the ROC of each class."""
-    is_test = ~data.is_train
-    probability = model.predict_proba(data.X[is_test])
-    labels = data.labels[is_test]
-    numbers = metrics.evaluate(labels, probability, model.classes, positive=positive or None)
-    curves = metrics.roc(labels, probability, model.classes)
-    return {**numbers, "roc": {label: curve._asdict() for label, curve in curves.items()}}
+def predict_parts(
+    spark: SparkSession, data: TrainingData, parts: Array, candidates: Sequence[Candidate], *, seed: int
+) -> list[npt.NDArray[np.float64]]:
+    """Return for each candidate the probabilities of the rows that are held out: rows x classes, NaN where none are.
+
+    ``parts`` says of each row what it is held out with, or -1; each cell, a candidate and a part, is a Spark task.
+    """
+    classes, codes = class_codes(data.labels)
+    shared = spark.sparkContext.broadcast((data.X, codes, parts, data.groups))
+    held_out = np.unique(parts[parts >= 0]).tolist()
+    cells = [(number, part) for number in range(len(candidates)) for part in held_out]
+
+    def predict(cell: tuple[int, int]) -> tuple[int, int, npt.NDArray[np.float64]]:
+        X, codes, parts, groups = shared.value
+        number, part = cell
+        return number, part, predict_held_out(X, codes, parts == part, candidates[number], seed=seed, groups=groups)
+
+    found = [np.full((len(data.X), len(classes)), np.nan) for _ in candidates]
+    for number, part, probability in spark.sparkContext.parallelize(cells, len(cells)).map(predict).collect():
+        found[number][parts == part] = probability
+    shared.destroy()
+    return found
 
 
-def manifest(data: TrainingData, recipe: Recipe, config: Config, numbers: dict[str, Any]) -> Manifest:
-    """Return what a bundle says of how its model came about."""
+def manifest(
+    trained: Trained, data: TrainingData, config: Config, numbers: dict[str, Any], X: Array, *, accepted: bool
+) -> Manifest:
+    """Return what a bundle says of how its model came about; ``X`` is what new images will be compared with."""
+    recipe = config.recipe_object
+    names = list(recipe.feature_names)
+    candidate = trained.candidate
     return {
-        "kind": config.model.kind,
-        "feature_names": list(recipe.feature_names),
+        "kind": candidate.kind,
+        "feature_names": names,
         "recipe": recipe.to_dict(),
         "recipe_id": recipe.recipe_id,
         "seed": config.model.seed,
-        "parameters": asdict(config.model),
+        "parameters": {"engine": config.model.engine, "positive": config.model.positive, **candidate.parameters},
         "split": {**asdict(config.split), "n_ungrouped": data.n_ungrouped},
         "metrics": numbers,
+        "reference": {
+            "features": references(X, names),
+            "probabilities": references(trained.probability, trained.model.classes),
+        },
+        "accepted": accepted,
     }

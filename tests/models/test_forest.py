@@ -1,10 +1,12 @@
 """The forest against its oracle, scikit-learn's RandomForestClassifier."""
 
 import itertools
+import warnings
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+import samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -12,8 +14,8 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 from sklearn.ensemble import RandomForestClassifier
 
 from medspark.errors import ConfigError, ContractError
-from medspark.models import MODELS
-from medspark.models.forest import Forest, Trees, class_codes, forest, train_trees
+from medspark.models import MODELS, walk
+from medspark.models.forest import Forest, Trees, class_codes, forest, shares, train_trees
 
 DATA = {
     "iris": load_iris(return_X_y=True),
@@ -56,6 +58,82 @@ def test_shares_joined_are_the_whole_forest(name, bounds):
         for first, end in itertools.pairwise(bounds)
     ]
     assert_same_trees(Trees.join(shares), oracle(X, y, 10, 0, 5))
+
+
+GROWTH = [  # together every parameter, most of them in two ways
+    {"depth": 0, "criterion": "entropy", "max_features": "log2", "min_samples_split": 7},
+    {"depth": 5, "class_weight": "balanced", "min_samples_leaf": 4, "ccp_alpha": 0.002},
+    {"depth": 0, "class_weight": "balanced_subsample", "max_samples": 0.6, "max_leaf_nodes": 12, "seed": 0},
+    {"depth": 4, "class_weight": "balanced", "bootstrap": False, "min_impurity_decrease": 0.003},
+    {"depth": 0, "class_weight": "balanced_subsample", "bootstrap": False, "criterion": "log_loss", "seed": 2**32 - 1},
+    {"depth": 6, "class_weight": "balanced", "max_samples": 0.3, "max_features": "all"},
+    {"depth": 3, "max_samples": 1.0},
+]
+
+
+def theirs_of(X, y, weights, *, trees, depth=3, seed=42, **growth):
+    """Fit scikit-learn's forest of all trees at once, with our words for its None."""
+    nones = {("max_features", "all"), ("max_leaf_nodes", 0), ("max_samples", 0.0), ("class_weight", "")}
+    given_to_it = {name: None if (name, value) in nones else value for name, value in growth.items()}
+    grower = RandomForestClassifier(trees, max_depth=depth or None, random_state=seed, **given_to_it)
+    return grower.fit(X, y, sample_weight=weights)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("growth", GROWTH, ids="-".join)
+@pytest.mark.parametrize("name", samples.DATA)
+def test_with_any_parameter_shares_joined_are_the_forest_grown_at_once(name, growth, weighted):
+    X, y = samples.DATA[name]
+    weights = samples.make_weights(len(y)) if weighted else None
+    theirs = theirs_of(X, y, weights, trees=7, **growth)
+    whole = forest(X, y, trees=7, sample_weight=weights, **growth)
+    assert_same_trees(whole.trees, theirs)
+    codes = class_codes(y)[1]
+    for n in (1, 2, 5):
+        parts = [
+            train_trees(X, codes, first=first, count=count, trees=7, sample_weight=weights, **growth)
+            for first, count in shares(7, n)
+        ]
+        assert len(parts) == n
+        assert_same_trees(Trees.join(parts), theirs)
+    rows = samples.beside(X)
+    assert np.array_equal(whole.predict_proba(rows), theirs.predict_proba(rows))
+    assert np.array_equal(whole.feature_importances, theirs.feature_importances_)
+    assert whole.classes == [str(label) for label in theirs.classes_]
+
+
+def test_each_of_these_parameters_makes_another_forest():
+    X, y = samples.DATA["unbalanced"]
+    forests = [forest(X, y, trees=3, **growth).predict_proba(X) for growth in ({}, *GROWTH[:-1])]
+    assert all(not np.array_equal(one, other) for one, other in itertools.combinations(forests, 2))
+    touched = set().union(*GROWTH)
+    assert touched == set(train_trees.__annotations__["growth"].__args__[0].__annotations__)
+
+
+def test_training_leaves_the_filters_of_warnings_as_they_were():
+    before = list(warnings.filters)
+    forest(*DATA["iris"], trees=1, class_weight="balanced")
+    assert warnings.filters == before
+
+
+@given(trees=st.integers(1, 200), n=st.integers(1, 50))
+def test_shares_follow_each_other_and_are_even(trees, n):
+    parts = shares(trees, n)
+    assert [tree for first, count in parts for tree in range(first, first + count)] == list(range(trees))
+    counts = [count for _, count in parts]
+    assert len(parts) == min(trees, n)
+    assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, 8, 9, 1023, 1025, 2055])
+@pytest.mark.parametrize("n_nodes", [walk.SMALL, 0])
+def test_blocks_of_any_size_and_their_ends_change_nothing(n_rows, n_nodes, monkeypatch):
+    monkeypatch.setattr(walk, "SMALL", n_nodes)
+    monkeypatch.setattr(walk, "MANY", 1001)  # no multiple of the lanes
+    X, y = samples.DATA["unbalanced"]
+    theirs = oracle(X, y, 5, 0, 3)
+    rows = np.resize(samples.beside(X), (n_rows, X.shape[1]))
+    assert np.array_equal(forest(X, y, trees=5, depth=0, seed=3).predict_proba(rows), theirs.predict_proba(rows))
 
 
 @pytest.mark.parametrize(("trees", "depth", "seed"), SETTINGS)
@@ -191,6 +269,19 @@ def test_a_matrix_of_another_width_is_refused(shape):
         ({"depth": -1}, "depth = -1"),
         ({"seed": -1}, "seed = -1"),
         ({"seed": 2**32}, "seed = 4294967296"),
+        ({"depth": 2.5}, "depth = 2.5"),
+        ({"criterion": "mse"}, 'criterion = "mse": known are "gini", "entropy", "log_loss"'),
+        ({"max_features": "half"}, 'max_features = "half": known are "sqrt", "log2", "all"'),
+        ({"min_samples_split": 1}, "min_samples_split = 1: give a whole number, at least 2"),
+        ({"min_samples_leaf": 0}, "min_samples_leaf = 0"),
+        ({"max_leaf_nodes": 1}, "max_leaf_nodes = 1: give a whole number, at least 2, or 0 for no limit"),
+        ({"max_leaf_nodes": -1}, "max_leaf_nodes = -1"),
+        ({"min_impurity_decrease": float("nan")}, "min_impurity_decrease = nan: give a number from 0"),
+        ({"bootstrap": "yes"}, "bootstrap = yes: give true or false"),
+        ({"max_samples": 1.5}, "max_samples = 1.5: give a number from 0 to 1"),
+        ({"max_samples": 0.5, "bootstrap": False}, "max_samples = 0.5 .* bootstrap = false"),
+        ({"class_weight": "even"}, 'class_weight = "even": known are "", "balanced", "balanced_subsample"'),
+        ({"ccp_alpha": -0.1}, "ccp_alpha = -0.1"),
     ],
 )
 def test_a_parameter_out_of_range_is_a_config_error(change, message):
@@ -261,5 +352,5 @@ def test_arrays_that_are_no_trees_never_reach_the_kernel(damage):
     X, y = DATA["iris"]
     sound = forest(X, y, trees=2)
     arrays = replace(sound, trees=damage(sound.trees)).arrays()
-    with pytest.raises(ContractError, match="not trees of 3 classes and 4 features"):
+    with pytest.raises(ContractError, match=r"are not trees of 4 features|does not fit"):
         Forest.from_arrays(arrays, classes=sound.classes, n_features=4)

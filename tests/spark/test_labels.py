@@ -31,7 +31,7 @@ def features(spark):
 @pytest.fixture(scope="module")
 def images(spark):
     return spark.createDataFrame(
-        [(f"/archive/{name}", name) for name in FILES], "path string, relative_path string"
+        [(f"/archive/{name}", name, "X") for name in FILES], "path string, relative_path string, manufacturer string"
     ).cache()
 
 

@@ -1,18 +1,22 @@
 """The model in Spark gives what it gives by hand, and only to frames it has not seen."""
 
 import shutil
+from importlib import import_module
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from line import last_run, listing, rows, run
+from pyspark.errors import PySparkException
+from pyspark.sql import functions as F
 
 from medspark import bundle
 from medspark.errors import ContractError
 from medspark.jobs import score as job
 from medspark.recipe import Recipe
-from medspark.spark import extract_features, score, split_quarantine, tables
+from medspark.spark import extract_features, score, score_images, split_quarantine, tables
+from medspark.spark.score import score_files
 from medspark.warehouse import Warehouse
 
 
@@ -50,6 +54,47 @@ def test_features_fresh_from_the_images_are_scored_in_a_notebook_as_in_the_job(s
     good, _ = split_quarantine(extract_features(images, Recipe.from_toml("default")))
     found = {row["path"]: row["probability"] for row in score(good, model).collect() if row["frame"] == 0}
     assert found == {path: wanted[path] for path in some}
+
+
+def test_images_are_scored_in_one_pass_as_by_way_of_the_tables_and_none_is_lost(spark, hospital, model):
+    failed = {row["path"]: row["reason"] for row in rows(hospital.warehouse, "quarantine")}
+    wanted = {(row["path"], row["frame"]): row["probability"] for row in rows(hospital.warehouse, "predictions")}
+    good = sorted({path for path, _ in wanted})[:4]
+    bad = sorted(failed)[:2]
+    images = spark.createDataFrame([(path,) for path in (*good, *bad)], "path string").repartition(1)
+    found = score_images(images, model)
+    assert found._jdf.queryExecution().executedPlan().toString().count("MapInArrow") == 1
+    scored = [row for row in found.collect() if row["failed_stage"] is None]
+    assert {(row["path"], row["frame"]): row["probability"] for row in scored} == {
+        place: probability for place, probability in wanted.items() if place[0] in good
+    }
+    assert {row["model_id"] for row in scored} == {model.model_id}
+    lost = {row["path"]: row["reason"] for row in found.where("failed_stage is not null").collect()}
+    assert lost == {path: failed[path] for path in bad}
+    assert found.where("failed_stage is not null").where("prediction is not null or probability is not null").isEmpty()
+
+
+def test_rows_of_another_recipe_are_refused(spark, hospital, model):
+    features = tables.read(spark, Warehouse(str(hospital.warehouse)), "features", tables.features(model.feature_names))
+    foreign = features.limit(3).withColumn("recipe_id", F.lit("0123456789abcdef"))
+    with pytest.raises(PySparkException, match=f"model {model.model_id} cannot score recipe 0123456789abcdef"):
+        score(foreign, model).collect()
+
+
+def test_whole_files_give_what_rows_by_way_of_spark_give(spark, hospital, model):
+    warehouse = Warehouse(str(hospital.warehouse))
+    features = tables.read(spark, warehouse, "features", tables.features(model.feature_names))
+    by_rows = score(features, model).orderBy("path", "frame").collect()
+    assert score_files(spark, warehouse.files("features"), model).orderBy("path", "frame").collect() == by_rows
+    assert len(by_rows) == len(rows(hospital.warehouse, "predictions"))
+
+
+def test_a_model_of_many_bytes_is_mapped_by_each_worker_and_scores_the_same(spark, hospital, model, monkeypatch):
+    # Not a matter of size for this test: the limit is what decides.
+    monkeypatch.setattr(import_module("medspark.spark.score"), "_LARGE", 0)
+    features = tables.read(spark, Warehouse(str(hospital.warehouse)), "features", tables.features(model.feature_names))
+    found = {(row["path"], row["frame"]): row["probability"] for row in score(features, model).collect()}
+    assert found == {(row["path"], row["frame"]): row["probability"] for row in rows(hospital.warehouse, "predictions")}
 
 
 def test_the_model_is_one_python_node(spark, hospital, model):

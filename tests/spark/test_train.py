@@ -10,10 +10,16 @@ import pytest
 from line import config, last_run, listing, run
 from sklearn.datasets import make_classification
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 from medspark.errors import ConfigError
 from medspark.jobs import train
-from medspark.spark.train import TrainingData, collect, train_forest
+from medspark.selection import Candidate
+from medspark.spark.train import TrainingData, collect, fit, predict_parts
 
 NAMES = tuple(f"x{i}" for i in range(8))
 X, CODES = make_classification(120, 8, n_informative=5, n_classes=3, random_state=1)
@@ -41,7 +47,12 @@ def collected(table, **split):
 def known(sides=None):
     """Training data whose every second row is tested on, unless told otherwise."""
     sides = ["train", "test"] * (len(X) // 2) if sides is None else sides
-    return TrainingData(X, pa.table({"label": LABELS, "side": sides}), 0)
+    return made_of(LABELS, sides)
+
+
+def made_of(labels, sides):
+    rows = {"label": labels, "side": sides, "fold": pa.nulls(len(X), pa.int32())}
+    return TrainingData(X, pa.table({**rows, "group": [f"P{i // 4}" for i in range(len(X))]}), 0)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +62,7 @@ def known(sides=None):
 )
 def test_a_forest_grown_across_tasks_is_the_one_of_scikit_learn(spark, trees, depth, seed):
     data = known()
-    ours = train_forest(spark, data, trees=trees, depth=depth, seed=seed)
+    ours = fit(spark, data, Candidate("forest", {"trees": trees, "depth": depth}), seed=seed)
     theirs = RandomForestClassifier(n_estimators=trees, max_depth=depth or None, random_state=seed)
     theirs.fit(X[::2], LABELS[::2])
     grown = [estimator.tree_ for estimator in theirs.estimators_]
@@ -65,11 +76,37 @@ def test_a_forest_grown_across_tasks_is_the_one_of_scikit_learn(spark, trees, de
     assert ours.classes == theirs.classes_.tolist()
 
 
+@pytest.mark.parametrize("kind", ["forest", "tree", "logistic"])
+def test_folds_are_predicted_across_tasks_as_scikit_learn_does_on_one_machine(spark, kind):
+    data = known()
+    parts = np.arange(len(X)) % 3
+    splits = [(np.flatnonzero(parts != part), np.flatnonzero(parts == part)) for part in range(3)]
+    scaled = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    theirs = {
+        "forest": RandomForestClassifier(max_depth=3, random_state=5),
+        "tree": DecisionTreeClassifier(max_depth=3, random_state=5),
+        "logistic": scaled,
+    }
+    expected = cross_val_predict(theirs[kind], X, LABELS, cv=splits, method="predict_proba")
+    candidates = [Candidate("tree", {"depth": 1}), Candidate(kind)]
+    _, found = predict_parts(spark, data, parts, candidates, seed=5)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0 if kind != "logistic" else 1e-9)
+
+
+def test_rows_that_are_never_held_out_are_learned_from_and_not_predicted(spark):
+    parts = np.where(np.arange(len(X)) % 2, 0, -1)
+    (found,) = predict_parts(spark, known(), parts, [Candidate("tree")], seed=0)
+    assert np.isnan(found[parts < 0]).all()
+    theirs = DecisionTreeClassifier(max_depth=3, random_state=0).fit(X[parts < 0], LABELS[parts < 0])
+    np.testing.assert_array_equal(found[parts == 0], theirs.predict_proba(X[parts == 0]))
+
+
 def test_more_trees_than_tasks_are_grown_in_more_than_one_of_them(spark):
+    spark.sparkContext.setJobGroup("a forest", "")
+    fit(spark, known(), Candidate("forest", {"trees": 9, "depth": 2}), seed=1)
+    spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
     tasks = spark.sparkContext.statusTracker()
-    before = set(tasks.getJobIdsForGroup())
-    train_forest(spark, known(), trees=9, depth=2, seed=1)
-    (job,) = set(tasks.getJobIdsForGroup()) - before
+    (job,) = tasks.getJobIdsForGroup("a forest")
     (stage,) = tasks.getJobInfo(job).stageIds
     assert tasks.getStageInfo(stage).numTasks == 2 * spark.sparkContext.defaultParallelism > 1
 
@@ -133,9 +170,9 @@ def test_sides_that_cannot_be_worked_with_are_told(table, expression, message):
 
 
 def test_one_class_is_nothing_to_tell_apart(spark):
-    data = TrainingData(X, pa.table({"label": ["same"] * len(X), "side": ["train", "test"] * (len(X) // 2)}), 0)
+    data = made_of(["same"] * len(X), ["train", "test"] * (len(X) // 2))
     with pytest.raises(ConfigError, match="labels: all there is to learn from is 'same'; a model tells classes apart"):
-        train_forest(spark, data, trees=2, depth=1, seed=1)
+        fit(spark, data, Candidate(), seed=1)
 
 
 @pytest.fixture
@@ -154,14 +191,14 @@ def test_the_bundle_says_what_was_learned_from_whom_and_how_well(hospital):
     manifest = json.loads((bundle / "model.json").read_text("utf-8"))
     split = pq.read_table(bundle / "split.parquet").to_pylist()
     assert manifest["classes"] == ["lesion", "normal"]
-    assert manifest["parameters"] == {
-        "kind": "forest",
+    assert manifest["kind"] == "forest"
+    assert {name: manifest["parameters"][name] for name in ("engine", "trees", "depth", "positive")} == {
         "engine": "exact",
         "trees": 100,
         "depth": 3,
-        "seed": 42,
         "positive": "",
     }
+    assert manifest["accepted"]
     assert manifest["training"]["n_patients_on_both_sides"] == 0
     tested = [row for row in split if row["side"] == "test"]
     assert manifest["metrics"]["n"] == len(tested) > 0
@@ -192,14 +229,15 @@ def test_a_model_below_the_floor_is_kept_and_makes_the_exit_code_1(spark, own_co
 
 def test_an_auc_that_is_not_known_does_not_pass_the_floor(spark, own_copy, hospital, tmp_path):
     lines = hospital.inventory.labels.read_text("utf-8").splitlines()
-    sides = ["split", *("test" if i == 0 else "train" for i in range(len(lines) - 1))]
+    first = lines[1].split(",")[2]  # a patient has one class
+    sides = ["split", *("test" if line.endswith(f",{first}") else "train" for line in lines[1:])]
     labels = tmp_path / "labels.csv"
     labels.write_text("\n".join(",".join(pair) for pair in zip(lines, sides, strict=True)), "utf-8")
     options = (*own_copy, "--labels", labels, "--set", "split.by=split", "--set", "model.trees=2")
     assert run(train, spark, *options)[0] == 0
     code, printed = run(train, spark, *options, "--set", "floor.auc=0.1")
     assert code == 1
-    assert "AUC is not known" in printed
+    assert "auc is not known" in printed
 
 
 def test_a_dry_run_trains_nothing(spark, hospital):
