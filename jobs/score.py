@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -59,10 +60,13 @@ def run(spark: SparkSession, config: Config) -> int:
 def _drift(
     warehouse: Warehouse, scored: DataFrame, model: bundle.Bundle, config: Config, this: Run
 ) -> list[dict[str, Any]]:
-    """Write how far what this run has scored is from what the model was trained on."""
-    predictions = tables.read(scored.sparkSession, warehouse, "predictions", tables.PREDICTIONS)
-    of_run = predictions.where(F.col("model_id") == model.model_id).join(scored, ["path", "frame"], "left_semi")
-    rows = drifts(scored, of_run, model, config.drift, run_id=this.run_id)
+    """Write how far the frames that this run has scored, but for those learned from, are from the training."""
+    spark = scored.sparkSession
+    learned = spark.createDataFrame(model.split_table.filter(pc.field("side") == "train").select(["path", "frame"]))
+    new = scored.join(learned, ["path", "frame"], "left_anti")
+    predictions = tables.read(spark, warehouse, "predictions", tables.PREDICTIONS)
+    of_new = predictions.where(F.col("model_id") == model.model_id).join(new, ["path", "frame"], "left_semi")
+    rows = drifts(new, of_new, model, config.drift, run_id=this.run_id)
     warehouse.append_rows("drift", rows, tables.arrow(tables.DRIFT))
     return rows
 

@@ -4,7 +4,7 @@ Sources: population stability index, Siddiqi, Credit Risk Scorecards (2006), ove
 two-sample Kolmogorov-Smirnov statistic, here at the percentiles of the training side, at most 0.01 below that at all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -74,12 +74,12 @@ def _tenths(at_most: Array) -> Array:
     return np.unique(np.concatenate([places, places[is_single & (places > 0)] - 1]))
 
 
-def is_drifted(drift: Mapping[str, Any], *, psi: float, ks: float) -> bool:
-    """Tell whether a distribution has passed a limit; a small sample has to pass what chance alone would reach.
+def is_drifted(drift: Drift, *, n_patients: int, n_reference: int, psi: float, ks: float) -> bool:
+    """Tell whether a distribution has passed a limit, and what chance would reach between so many patients.
 
-    The limit of ``ks`` is raised to the critical value of the Kolmogorov-Smirnov test at a level of 0.001, the one of
-    ``psi`` to the 99.9 % quantile of its distribution without drift, chi-squared of 9 degrees over n.
+    Images of one patient are alike, so patients count, and not images. The limit of ``ks`` is raised to the critical
+    value of the Kolmogorov-Smirnov test at a level of 0.001, the one of ``psi`` to the 99.9 % quantile of its
+    distribution without drift, chi-squared of 9 degrees over n.
     """
-    n = 1 / (1 / drift["n"] + 1 / drift["n_reference"])
-    by_chance = {"ks": 1.95 / np.sqrt(n), "psi": 27.88 / n}
-    return bool(drift["ks"] > max(ks, by_chance["ks"]) or drift["psi"] > max(psi, by_chance["psi"]))
+    n = 1 / (1 / n_patients + 1 / n_reference)
+    return bool(drift["ks"] > max(ks, 1.95 / np.sqrt(n)) or drift["psi"] > max(psi, 27.88 / n))

@@ -73,10 +73,10 @@ def test_nothing_scored_is_no_drift():
     assert compare(before, counts(np.array([]), before["edges"])) is None
 
 
-@pytest.mark.parametrize(("n", "expected"), [(20_000, True), (30, False)])
-def test_a_limit_is_passed_only_by_more_than_chance(n, expected):
-    drift = {"psi": 0.3, "ks": 0.21, "n": n, "n_reference": 10_000}
-    assert is_drifted(drift, psi=0.25, ks=0.2) is expected
+@pytest.mark.parametrize(("n_patients", "expected"), [(20_000, True), (30, False)])
+def test_a_limit_is_passed_only_by_more_than_chance(n_patients, expected):
+    drift = {"psi": 0.3, "ks": 0.21, "n": 20_000}
+    assert is_drifted(drift, n_patients=n_patients, n_reference=10_000, psi=0.25, ks=0.2) is expected
 
 
 def test_samples_of_one_distribution_seldom_pass():
@@ -85,7 +85,7 @@ def test_samples_of_one_distribution_seldom_pass():
     n_false = 0
     for _ in range(300):
         found = compare(before, counts(rng.normal(size=100), before["edges"]))
-        n_false += is_drifted(found | {"n_reference": 4_000}, psi=0.0, ks=0.0)
+        n_false += is_drifted(found, n_patients=100, n_reference=4_000, psi=0.0, ks=0.0)
     assert n_false <= 3  # at a level of 0.001, two tests
 
 

@@ -14,6 +14,7 @@ LEAF = -1  # children of a leaf, as in scikit-learn
 LANES = 8  # rows that go down a tree side by side: while one waits for memory the others move
 FEW = 1024  # rows that stay in the second-level cache while one small tree after the other passes
 MANY = 16384  # rows that share the cost of bringing a big tree into the cache
+MAPPED = 2**28  # bytes of leaves that are read where they lie: all processes of a machine share a file that is mapped
 SMALL = 2048  # nodes of a tree that stays in the first-level cache
 NODE = {
     np.float32: np.dtype([("left", np.int32), ("feature", np.int32), ("threshold", np.float32), ("leaf", np.int32)]),
@@ -90,8 +91,12 @@ def lay_out(trees: Nodes, value: Array, dtype: type[np.float32 | np.float64]) ->
     thresholds = trees.threshold[parents]
     nodes["threshold"][place[parents]] = thresholds if dtype is np.float64 else _float32_below(thresholds)
     is_leaf = trees.is_leaf
-    nodes["leaf"][place[is_leaf]] = np.arange(np.count_nonzero(is_leaf))
-    return Layout(nodes, trees.roots, _depths(nodes, trees.roots), np.ascontiguousarray(value[is_leaf], np.float64))
+    if value.nbytes > MAPPED:
+        leaves, places = np.asarray(value), np.flatnonzero(is_leaf)
+    else:  # side by side they are nearer to each other
+        leaves, places = value[is_leaf], np.arange(np.count_nonzero(is_leaf))
+    nodes["leaf"][place[is_leaf]] = places
+    return Layout(nodes, trees.roots, _depths(nodes, trees.roots), np.ascontiguousarray(leaves, np.float64))
 
 
 def add_leaves(X: Array, layout: Layout, total: Array) -> None:

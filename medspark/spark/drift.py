@@ -24,21 +24,26 @@ def drifts(
         "feature": _drifts(features, {name: F.col(name) for name in known["features"]}, known["features"]),
         "probability": _drifts(predictions, scores, known["probabilities"]),
     }
+    n = features.agg(F.count_distinct(F.coalesce("patient_id", "path"))).collect()[0][0]
+    sides = model.manifest["training"]["by_side"]
+    n_of = {"feature": _n_patients(sides["train"]), "probability": _n_patients(sides.get("test", sides["train"]))}
     return [
-        {"run_id": run_id, "model_id": model.model_id, "what": what, **row}
-        | {"is_drifted": drift.is_drifted(row, psi=limits.psi, ks=limits.ks)}
+        {"run_id": run_id, "model_id": model.model_id, "what": what, **row, "n_patients": n, "n_reference": n_of[what]}
+        | {"is_drifted": drift.is_drifted(row, n_patients=n, n_reference=n_of[what], psi=limits.psi, ks=limits.ks)}
         for what, rows in found.items()
         for row in rows
     ]
 
 
-def _drifts(
-    table: DataFrame, columns: dict[str, Column], known: dict[str, drift.Reference]
-) -> Iterator[dict[str, Any]]:
+def _n_patients(side: dict[str, Any]) -> int:
+    return int(side["n_patients"] or side["n_rows"])  # where nobody is known each row is one
+
+
+def _drifts(table: DataFrame, columns: dict[str, Column], known: dict[str, drift.Reference]) -> Iterator[Any]:
     found = _counts(table.select(*columns.values()), [known[name]["edges"] for name in columns])
     for name, counts in zip(columns, found, strict=True):
         if (far := drift.compare(known[name], counts)) is not None:
-            yield {"name": name, **far, "n_reference": known[name]["n"]}
+            yield {"name": name, **far}
 
 
 def _counts(table: DataFrame, edges: list[list[float]]) -> list[np.ndarray[Any, np.dtype[np.int64]]]:

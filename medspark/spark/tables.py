@@ -97,7 +97,8 @@ LEAKS = _struct(
 )  # fmt: skip
 
 DRIFT = _struct(
-    run_id=_TEXT, model_id=_TEXT, what=_TEXT, name=_TEXT, psi=_DOUBLE, ks=_DOUBLE, n=_LONG, n_reference=_LONG,
+    run_id=_TEXT, model_id=_TEXT, what=_TEXT, name=_TEXT, psi=_DOUBLE, ks=_DOUBLE, n=_LONG, n_patients=_LONG,
+    n_reference=_LONG,
     is_drifted=BooleanType(),
 )  # fmt: skip
 

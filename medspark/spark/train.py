@@ -20,6 +20,7 @@ from medspark.models.forest import Forest, Trees, class_codes, shares, train_tre
 from medspark.selection import Candidate, predict_held_out
 from medspark.spark.labels import SUBGROUP
 from medspark.spark.mllib import mllib_parameters, train_mllib
+from medspark.spark.shared import share
 from medspark.split import folds, split
 
 Array = npt.NDArray[Any]
@@ -194,17 +195,17 @@ def fit(spark: SparkSession, data: TrainingData, candidate: Candidate, *, seed: 
 def train_forest(spark: SparkSession, X: Array, labels: Array, parameters: Mapping[str, Any], *, seed: int) -> Forest:
     """Return scikit-learn's forest of rows x features and their classes, its trees grown across the executors.
 
-    The matrix is broadcast: it has to fit every executor.
+    The matrix is on every machine once, and has to fit there.
     """
     classes, codes = class_codes(labels)
-    shared = spark.sparkContext.broadcast((X.astype(np.float32), codes))
+    rows = share(spark, np.ascontiguousarray(X, np.float32))
+    shared = spark.sparkContext.broadcast(codes)
     trees = parameters["trees"]
     n_tasks = min(trees, 2 * spark.sparkContext.defaultParallelism)
 
-    def grow(share: tuple[int, int]) -> Trees:
-        X, codes = shared.value
-        first, count = share
-        return train_trees(X, codes, first=first, count=count, seed=seed, **parameters)
+    def grow(part: tuple[int, int]) -> Trees:
+        first, count = part
+        return train_trees(rows(), shared.value, first=first, count=count, seed=seed, **parameters)
 
     grown = spark.sparkContext.parallelize(shares(trees, n_tasks), n_tasks).map(grow).collect()
     shared.destroy()
@@ -219,14 +220,19 @@ def predict_parts(
     ``parts`` says of each row what it is held out with, or -1; each cell, a candidate and a part, is a Spark task.
     """
     classes, codes = class_codes(data.labels)
-    shared = spark.sparkContext.broadcast((data.X, codes, parts, data.groups))
+    rows = share(spark, data.X)
+    shared = spark.sparkContext.broadcast((codes, parts, data.groups))
     held_out = np.unique(parts[parts >= 0]).tolist()
     cells = [(number, part) for number in range(len(candidates)) for part in held_out]
 
     def predict(cell: tuple[int, int]) -> tuple[int, int, npt.NDArray[np.float64]]:
-        X, codes, parts, groups = shared.value
+        codes, parts, groups = shared.value
         number, part = cell
-        return number, part, predict_held_out(X, codes, parts == part, candidates[number], seed=seed, groups=groups)
+        return (
+            number,
+            part,
+            predict_held_out(rows(), codes, parts == part, candidates[number], seed=seed, groups=groups),
+        )
 
     found = [np.full((len(data.X), len(classes)), np.nan) for _ in candidates]
     for number, part, probability in spark.sparkContext.parallelize(cells, len(cells)).map(predict).collect():

@@ -8,12 +8,19 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from line import rows, run
+from pyspark.sql import functions as F
 from sklearn.metrics import roc_auc_score
 from sklearn.tree import DecisionTreeClassifier
 
 from medspark import bundle
+from medspark.config import DriftConfig
+from medspark.drift import compare, counts
 from medspark.errors import ConfigError
 from medspark.jobs import score, train
+from medspark.spark import score as score_all
+from medspark.spark import tables
+from medspark.spark.drift import drifts
+from medspark.warehouse import Warehouse
 
 QUICK = ("--set", "model.kind=tree", "--set", "model.depth=4")
 
@@ -157,13 +164,32 @@ def test_the_engine_of_spark_makes_a_model_like_any_other(spark, options, wareho
         run(train, spark, *options, "--set", "model.engine=mllib", "--set", "split.folds=3")
 
 
-def test_what_was_trained_on_has_not_drifted_and_what_is_measured_otherwise_has(spark, options, warehouse):
+def test_the_archive_of_the_training_has_not_drifted(spark, options, warehouse):
     assert run(train, spark, *options, *QUICK)[0] == 0
     code, printed = run(score, spark, "--warehouse", warehouse)
     assert code == 0
     assert "retrain" not in printed
     drift = table(warehouse, "drift")
     _, manifest = newest(warehouse)
+    assert {row["n"] for row in drift} == {manifest["metrics"]["n"]}  # what it has learned from says nothing
+    assert {row["ks"] for row in drift if row["what"] == "probability"} == {0.0}
     assert {row["name"] for row in drift if row["what"] == "feature"} == set(manifest["feature_names"])
     assert {row["name"] for row in drift if row["what"] == "probability"} == set(manifest["classes"])
     assert not any(row["is_drifted"] for row in drift)
+
+
+def test_numbers_of_another_scanner_are_far_from_those_of_the_training(spark, options, warehouse):
+    assert run(train, spark, *options, *QUICK)[0] == 0
+    _, manifest = newest(warehouse)
+    model = bundle.find(warehouse / "models", recipe_id=manifest["recipe_id"])
+    features = tables.read(spark, Warehouse(str(warehouse)), "features", tables.features(model.feature_names))
+    name = next(name for name in model.feature_names if len(set(manifest["reference"]["features"][name]["edges"])) > 50)
+    other = features.withColumn(name, F.col(name) * 3 + 1)
+    rows_of = {row["name"]: row for row in drifts(other, score_all(other, model), model, DriftConfig(), run_id="r")}
+    values = np.array([row[name] for row in other.collect()])
+    reference = manifest["reference"]["features"][name]
+    by_hand = compare(reference, counts(values, reference["edges"]))
+    assert {key: rows_of[name][key] for key in by_hand} == by_hand
+    assert rows_of[name]["ks"] == max(row["ks"] for row in rows_of.values())
+    whose = {row["patient_id"] or row["path"] for row in other.collect()}
+    assert rows_of[name]["n_patients"] == len(whose)

@@ -354,3 +354,11 @@ def test_arrays_that_are_no_trees_never_reach_the_kernel(damage):
     arrays = replace(sound, trees=damage(sound.trees)).arrays()
     with pytest.raises(ContractError, match=r"are not trees of 4 features|does not fit"):
         Forest.from_arrays(arrays, classes=sound.classes, n_features=4)
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_leaves_that_are_read_where_they_lie_are_the_same(name, monkeypatch):
+    X, y = DATA[name]
+    theirs = oracle(X, y, 10, 0, 7)
+    monkeypatch.setattr(walk, "MAPPED", 0)
+    np.testing.assert_array_equal(forest(X, y, trees=10, depth=0, seed=7).predict_proba(X), theirs.predict_proba(X))
