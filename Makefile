@@ -45,7 +45,7 @@ check: setup ## Check style, format and types.
 	$(RUN) -m mypy
 
 lock: setup ## Choose the newest versions that setup.cfg allows, and write requirements.lock.
-	$(RUN) -m uv pip compile setup.cfg --extra codecs --extra dev --extra java --extra nifti --universal --fork-strategy fewest \
+	$(RUN) -m uv pip compile setup.cfg --extra codecs --extra dev --extra java --extra nifti --extra onnx --universal --fork-strategy fewest \
 		--python-version 3.11 --generate-hashes --upgrade --no-config --quiet \
 		--custom-compile-command "make lock" --output-file requirements.lock
 

@@ -19,6 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A job's own imports are heavy: only the one that runs is loaded.
         job = importlib.import_module(f"medspark.jobs.{arguments[0]}")
         return int(job.main(arguments[1:]))
+    if arguments and arguments[0] == "export":
+        from medspark import exchange  # loads Arrow, which --help does not need
+
+        return exchange.main(arguments[1:])
     try:
         return _other(arguments)
     except (ConfigError, ContractError, OSError) as error:
@@ -54,6 +58,7 @@ def _other(arguments: list[str]) -> int:
     for command in (vacuum, forget):
         command.add_argument("--warehouse", required=True, metavar="URI", help="where the tables are")
         command.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    commands.add_parser("export", help="write a model as one ONNX file, for other programs", add_help=False)
     for job in JOBS:
         commands.add_parser(job, help="a job of the line", add_help=False)
     options = parser.parse_args(arguments)

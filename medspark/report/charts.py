@@ -12,12 +12,13 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from medspark.report.sections import Histogram, RocCurve
+from medspark.report.sections import CalibrationCurve, Histogram, RocCurve
 
 # Okabe & Ito (2008), "Color Universal Design", without its black and its yellow, which is too light for lines on white.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("none", "6 2", "2 2", "8 2 2 2")
 ACCENT, TEXT, GRID = "#54657a", "#5f6873", "#d9dde2"
+_AREA = 700.0  # of the points of a calibration curve, all together; in square points
 
 # The default style comes first: a matplotlibrc on the machine must not change the page. Text stays text.
 STYLE: list[str | dict[str, Any]] = ["default", {"svg.fonttype": "none", "font.size": 8.0}]
@@ -80,9 +81,7 @@ def histogram(
 @matplotlib.style.context(STYLE)
 def roc(curves: Sequence[RocCurve], looks: Mapping[str, Look], *, name: str = "roc") -> Markup:
     """Return the curves in the unit square, with the diagonal of a model that guesses."""
-    figure = Figure(figsize=(4.6, 4.2))
-    axes = _axes(figure, (0.115, 0.115, 0.86, 0.86))
-    axes.plot([0, 1], [0, 1], color=TEXT, linewidth=0.8, linestyle=(0, (2, 3)))
+    figure, axes = _unit_square()
     for i, curve in enumerate(curves):
         look = looks[curve.label]
         axes.plot(
@@ -94,11 +93,36 @@ def roc(curves: Sequence[RocCurve], looks: Mapping[str, Look], *, name: str = "r
             clip_on=False,
             gid=f"{name}-{i}",
         )
-    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=np.linspace(0, 1, 6), yticks=np.linspace(0, 1, 6))
-    axes.grid(color=GRID, linewidth=0.6)
     axes.set_xlabel("False positive rate (1 − specificity)", color=TEXT)  # noqa: RUF001 - a minus sign
     axes.set_ylabel("True positive rate (sensitivity)", color=TEXT)
     return _svg(figure, name)
+
+
+@matplotlib.style.context(STYLE)
+def calibration(curves: Sequence[CalibrationCurve], looks: Mapping[str, Look], *, name: str = "calibration") -> Markup:
+    """Return the curves in the unit square, with the diagonal of exact probabilities.
+
+    The area of a point is as great as its share of the frames.
+    """
+    figure, axes = _unit_square()
+    for i, curve in enumerate(curves):
+        look = looks[curve.label]
+        x, y, n = (np.asarray(values, float) for values in (curve.mean_predicted, curve.fraction_positive, curve.n))
+        axes.plot(x, y, color=look.color, linewidth=1.4, linestyle=look.linestyle, clip_on=False, gid=f"{name}-{i}")
+        areas = _AREA * n / n.sum()
+        axes.scatter(x, y, areas, color=look.color, alpha=0.5, linewidth=0, clip_on=False, gid=f"{name}-n-{i}")
+    axes.set_xlabel("Probability given by the model (mean)", color=TEXT)
+    axes.set_ylabel("Share of frames that are of the class", color=TEXT)
+    return _svg(figure, name)
+
+
+def _unit_square() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.6, 4.2))
+    axes = _axes(figure, (0.115, 0.115, 0.86, 0.86))
+    axes.plot([0, 1], [0, 1], color=TEXT, linewidth=0.8, linestyle=(0, (2, 3)))
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=np.linspace(0, 1, 6), yticks=np.linspace(0, 1, 6))
+    axes.grid(color=GRID, linewidth=0.6)
+    return figure, axes
 
 
 def _axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:

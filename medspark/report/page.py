@@ -24,8 +24,16 @@ METRICS = {
     "accuracy": ("Accuracy", "share of frames given to their own class"),
     "balanced_accuracy": ("Balanced accuracy", "mean of the classes' sensitivities"),
     "auc": ("AUC", "chance that a case ranks above a non-case"),
+    "pr_auc": ("PR AUC", "mean precision over all shares of cases found"),
     "sensitivity": ("Sensitivity", "share of the cases found"),
     "specificity": ("Specificity", "share of the non-cases left alone"),
+    "brier": ("Brier score", "mean squared error of the probability; 0 is best"),
+}
+LEAKS = {
+    "same_patient": "patients on both sides",
+    "same_bytes": "pairs of the same bytes on both sides",
+    "near": "pairs of nearly the same image on both sides",
+    "two_labels": "images with two labels",
 }
 MISSING = "–"  # noqa: RUF001 - a dash is what stands for no number
 
@@ -45,6 +53,9 @@ def render(report: Report) -> str:
             charts.histogram(feature.histogram, looks, name=f"feature-{i}") for i, feature in enumerate(report.features)
         ],
         roc_chart=charts.roc(evaluation.roc, looks) if evaluation and evaluation.roc else None,
+        calibration_chart=charts.calibration(evaluation.calibration, looks)
+        if evaluation and evaluation.calibration
+        else None,
         confusion=np.asarray(evaluation.confusion).tolist() if evaluation else None,
         probability_chart=charts.histogram(
             predictions.top_probability, looks, name="probability", size=(4.6, 2.6), xlabel="Highest class probability"
@@ -63,6 +74,7 @@ def _labels(report: Report) -> list[str]:
     everywhere = chain(
         evaluation.classes if evaluation else (),
         (curve.label for curve in evaluation.roc) if evaluation else (),
+        (curve.label for curve in evaluation.calibration) if evaluation else (),
         (row.label for row in report.class_balance),
         predictions.counts if predictions else (),
         *(histogram.counts for histogram in histograms if len(histogram.counts) > 1),
@@ -76,12 +88,19 @@ def _template() -> Template:
     environment.filters |= {
         "code": _code,
         "decimal": _decimal,
+        "interval": _interval,
         "json": functools.partial(json.dumps, ensure_ascii=False, default=str),
         "number": _number,
         "png": _png,
         "utc": _utc,
     }
-    environment.globals |= {"METRICS": METRICS, "REASONS": REASONS, "UNKNOWN": UNKNOWN, "percent": _percent}
+    environment.globals |= {
+        "LEAKS": LEAKS,
+        "METRICS": METRICS,
+        "REASONS": REASONS,
+        "UNKNOWN": UNKNOWN,
+        "percent": _percent,
+    }
     # Not by a loader of files: the package may be inside the zip that spark-submit ships.
     page = resources.files("medspark.report").joinpath("page.html").read_text(encoding="utf-8")
     return environment.from_string(page)
@@ -92,7 +111,11 @@ def _number(number: float | None) -> str:
 
 
 def _decimal(number: float | None) -> str:
-    return MISSING if number is None or math.isnan(number) else f"{number:.3f}"
+    return MISSING if number is None or math.isnan(number) else f"{number:z.3f}"  # z: no minus before a zero
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return MISSING if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
 def _percent(part: float, whole: float) -> str:

@@ -83,7 +83,8 @@ class Feature:
 
     name: str
     histogram: Histogram
-    importance: float | None = None
+    importance: float | None = None  # what its splits gained, as a share
+    permutation: tuple[float, float] | None = None  # AUC lost when it is shuffled: mean and standard deviation
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,62 @@ class RocCurve:
 
 
 @dataclass(frozen=True)
+class CalibrationCurve:
+    """How often a class is there where the model gives it a probability, in the parts of 0 to 1 that have frames."""
+
+    label: str
+    mean_predicted: Sequence[float]
+    fraction_positive: Sequence[float]
+    n: Sequence[int]  # frames
+
+    def __post_init__(self) -> None:
+        if not len(self.mean_predicted) == len(self.fraction_positive) == len(self.n):
+            raise ContractError(
+                f"calibration of {self.label!r}: {len(self.mean_predicted)} probabilities, "
+                f"{len(self.fraction_positive)} shares and {len(self.n)} counts; give one of each for every part"
+            )
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """How the model did on the held-out frames that have one value in a column; what is undefined is None."""
+
+    column: str
+    value: str
+    n: int
+    auc: float | None = None
+    sensitivity: float | None = None
+    specificity: float | None = None
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What comes of calling a frame ``label`` from a probability on; what is undefined is None."""
+
+    label: str
+    threshold: float
+    sensitivity: float | None = None
+    specificity: float | None = None
+    ppv: float | None = None
+    npv: float | None = None
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """One of the models that a run has tried; what is undefined is None."""
+
+    name: str  # its kind, and the parameters that are not the default
+    purpose: str  # model, compare, search
+    n_test: int
+    auc: float | None = None
+    interval: tuple[float, float] | None = None  # of the AUC
+    sensitivity: float | None = None
+    specificity: float | None = None
+    brier: float | None = None
+    is_kept: bool = False
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How the model did on frames it did not learn from."""
 
@@ -111,11 +168,49 @@ class Evaluation:
     confusion: ArrayLike  # counts; rows are the true classes, columns the predicted ones
     roc: Sequence[RocCurve] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)  # accuracy, auc, ..., n
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # 95 %, by the names of the metrics
+    drawn: str = "patients"  # what the intervals draw
+    auc_delong: tuple[float, float] | None = None  # the 95 % interval of the AUC if every frame were independent
+    random_split: Mapping[str, float] = field(default_factory=dict)  # metrics of a split of frames at random
+    calibration: Sequence[CalibrationCurve] = ()
+    subgroups: Sequence[Subgroup] = ()
+    operating_point: OperatingPoint | None = None
 
     def __post_init__(self) -> None:
         n, shape = len(self.classes), np.shape(self.confusion)
         if shape != (n, n):
             raise ContractError(f"confusion matrix: the shape is {shape}, {n} classes need {(n, n)}")
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What a run has found on both sides of its split."""
+
+    run_id: str
+    counts: Mapping[str, int]  # by kind: same_patient, same_bytes, near, two_labels
+    is_of_model: bool = False  # whether it is the run that made the model
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far one number of the scored frames is from what it was when the model was trained."""
+
+    what: str  # feature, probability
+    name: str  # of the feature, or of the class
+    psi: float
+    ks: float
+    n: int  # scored frames
+    is_drifted: bool
+
+
+@dataclass(frozen=True)
+class Drifts:
+    """What one run has scored, compared with the training side; probabilities with those of the test side."""
+
+    run_id: str
+    n_compared: int
+    n_drifted: int
+    shown: Sequence[Drift]  # the drifted first
 
 
 @dataclass(frozen=True)
@@ -143,4 +238,7 @@ class Report:
     contact_sheet: Sequence[Sample] = ()
     features: Sequence[Feature] = ()  # the most important first
     evaluation: Evaluation | None = None
+    compared: Sequence[ComparedModel] = ()  # of the run that made the model, which is one of them
+    leaks: Leaks | None = None
     predictions: Predictions | None = None
+    drifts: Drifts | None = None

@@ -1,12 +1,13 @@
 """What a report shows, gathered from the tables of a warehouse."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pyspark
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 import medspark
@@ -16,19 +17,25 @@ from medspark.recipe import Recipe
 from medspark.report import (
     Accounting,
     ClassCount,
-    Evaluation,
+    ComparedModel,
+    Drift,
+    Drifts,
     Feature,
     Histogram,
+    Leaks,
     Predictions,
     Report,
-    RocCurve,
+    evaluated,
+    permutation_importance,
 )
+from medspark.selection import Candidate
 from medspark.spark import tables
 from medspark.spark.preview import contact_sheet
 from medspark.warehouse import Warehouse
 
 _SHOWN = 12  # features with a picture of their distribution
 _BINS = 24
+_SHOWN_DRIFTS = 12
 
 
 def summarise(
@@ -40,7 +47,6 @@ def summarise(
     features = tables.only_there(tables.read_features(spark, warehouse, recipe))
     failed = tables.only_recipe(tables.read(spark, warehouse, "quarantine", tables.QUARANTINE), recipe)
     quarantine = tables.only_there(failed)
-    predictions = tables.only_there(tables.read(spark, warehouse, "predictions", tables.PREDICTIONS))
     return Report(
         run_id=run_id,
         created_at=now,
@@ -50,13 +56,26 @@ def summarise(
         recipe_id=recipe.recipe_id,
         recipe=[op.to_dict() for op in (*recipe.steps, *recipe.features)],
         accounting=_accounting(images, features, quarantine),
-        model_id=model.model_id if model else None,
-        class_balance=_balance(model) if model else (),
         contact_sheet=contact_sheet(features, recipe, n=config.report.contact_sheet, limits=config.limits),
         features=_distributions(spark, features, recipe, model),
-        evaluation=_evaluation(model) if model else None,
-        predictions=_predictions(predictions.where(F.col("model_id") == model.model_id)) if model else None,
+        **(_of_model(spark, warehouse, model) if model else {}),
     )
+
+
+def _of_model(spark: SparkSession, warehouse: Warehouse, model: Bundle) -> dict[str, Any]:
+    """Return what a report says of a model: how it came about, how it does, and what it has scored."""
+    predictions = tables.only_there(tables.read(spark, warehouse, "predictions", tables.PREDICTIONS))
+    tried = _tried(tables.read(spark, warehouse, "evaluations", tables.EVALUATIONS), model)
+    made_by = tried[0]["run_id"] if tried else None
+    return {
+        "model_id": model.model_id,
+        "class_balance": _balance(model),
+        "evaluation": evaluated(model.manifest, model.classes),
+        "compared": [_compared(row, model) for row in tried],
+        "leaks": _leaks(tables.read(spark, warehouse, "leaks", tables.LEAKS), made_by),
+        "predictions": _predictions(predictions.where(F.col("model_id") == model.model_id)),
+        "drifts": _drifts(tables.read(spark, warehouse, "drift", tables.DRIFT), model),
+    }
 
 
 def _accounting(images: DataFrame, features: DataFrame, quarantine: DataFrame) -> Accounting:
@@ -94,7 +113,9 @@ def _balance(model: Bundle) -> Sequence[ClassCount]:
 def _distributions(spark: SparkSession, features: DataFrame, recipe: Recipe, model: Bundle | None) -> Sequence[Feature]:
     """Return histograms of the most important features, by class where the labels are known."""
     importance = _importances(model) if model else {}
-    names = sorted(recipe.feature_names, key=lambda name: -importance.get(name, 0))[:_SHOWN]
+    permutation = permutation_importance(model.manifest) if model else {}
+    order = importance or {name: mean for name, (mean, _) in permutation.items()}
+    names = sorted(recipe.feature_names, key=lambda name: -order.get(name, 0))[:_SHOWN]
     if model:
         labels = spark.createDataFrame(model.split_table.select(["path", "frame", "label"]))
         features = features.join(labels, ["path", "frame"])
@@ -107,7 +128,7 @@ def _distributions(spark: SparkSession, features: DataFrame, recipe: Recipe, mod
         return []
     ranges = {name: (bounds[f"{name}_low"], bounds[f"{name}_high"]) for name in names}
     histograms = _histograms(features, ranges)
-    return [Feature(name, histograms[name], importance.get(name)) for name in names]
+    return [Feature(name, histograms[name], importance.get(name), permutation.get(name)) for name in names]
 
 
 def _importances(model: Bundle) -> dict[str, float]:
@@ -134,12 +155,49 @@ def _histograms(table: DataFrame, ranges: Mapping[str, tuple[float, float]]) -> 
     }
 
 
-def _evaluation(model: Bundle) -> Evaluation:
-    metrics = model.manifest["metrics"]
-    curves = [RocCurve(label, curve["fpr"], curve["tpr"], curve["auc"]) for label, curve in metrics["roc"].items()]
-    names = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "n")
-    numbers = {name: float("nan") if metrics[name] is None else metrics[name] for name in names}
-    return Evaluation(model.classes, metrics["confusion"], curves, numbers)
+def _tried(evaluations: DataFrame, model: Bundle) -> list[Row]:
+    """Return the rows of the run that made the model: the kept one first, then the best of each purpose."""
+    run = evaluations.where((F.col("model_id") == model.model_id) & (F.col("purpose") == "model")).select("run_id")
+    rows = evaluations.join(run, "run_id").collect()
+    return sorted(rows, key=lambda row: (row["purpose"] != "model", row["purpose"], -(row["auc"] or 0.0)))
+
+
+def _compared(row: Row, model: Bundle) -> ComparedModel:
+    return ComparedModel(
+        str(Candidate(row["kind"], json.loads(row["parameters"]))),
+        row["purpose"],
+        row["n_test"],
+        row["auc"],
+        None if row["auc_low"] is None else (row["auc_low"], row["auc_high"]),
+        row["sensitivity"],
+        row["specificity"],
+        row["brier"],
+        is_kept=row["model_id"] == model.model_id,
+    )
+
+
+def _newest(table: DataFrame) -> DataFrame:
+    """Keep the rows of the newest run."""
+    return table.join(table.agg(F.max("run_id").alias("run_id")), "run_id")
+
+
+def _leaks(leaks: DataFrame, made_by: str | None) -> Leaks | None:
+    rows = _newest(leaks).groupBy("run_id", "kind").count().orderBy(F.desc("count"), "kind").collect()
+    if not rows:
+        return None
+    run_id = rows[0]["run_id"]
+    return Leaks(run_id, {row["kind"]: row["count"] for row in rows}, is_of_model=run_id == made_by)
+
+
+def _drifts(drift: DataFrame, model: Bundle) -> Drifts | None:
+    rows = _newest(drift.where(F.col("model_id") == model.model_id)).collect()
+    if not rows:
+        return None
+    rows.sort(key=lambda row: (not row["is_drifted"], -row["psi"], row["name"]))
+    n_drifted = sum(row["is_drifted"] for row in rows)
+    columns = ("what", "name", "psi", "ks", "n", "is_drifted")
+    shown = [Drift(**{name: row[name] for name in columns}) for row in rows[:_SHOWN_DRIFTS]]
+    return Drifts(rows[0]["run_id"], len(rows), n_drifted, shown)
 
 
 def _predictions(predictions: DataFrame) -> Predictions | None:

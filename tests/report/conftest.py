@@ -1,6 +1,7 @@
 """A report with every section filled, and the page read back as a tree."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -10,14 +11,21 @@ import pytest
 
 from medspark.report import (
     Accounting,
+    CalibrationCurve,
     ClassCount,
+    ComparedModel,
+    Drift,
+    Drifts,
     Evaluation,
     Feature,
     Histogram,
+    Leaks,
+    OperatingPoint,
     Predictions,
     Report,
     RocCurve,
     Sample,
+    Subgroup,
 )
 
 VOID = {"meta", "link", "img", "br"}
@@ -105,4 +113,43 @@ def report() -> Report:
             metrics={"accuracy": 0.95, "auc": 0.8125, "specificity": float("nan"), "brier_score": 0.0625, "n": 2_000},
         ),
         predictions=Predictions({"sick": 1_500, "well": 500}, Histogram([0.5, 0.75, 1], {"all": [500, 1_500]})),
+    )
+
+
+@pytest.fixture
+def judged(report) -> Report:
+    """The same report of a model of which all is known that `train` and `score` can tell."""
+    shuffled = [replace(report.features[0], permutation=(0.0625, 0.03125)), report.features[1]]
+    evaluation = replace(
+        report.evaluation,
+        metrics={"auc": 0.8125, "sensitivity": 0.75, "specificity": 0.5, "pr_auc": 0.625, "brier": 0.125, "n": 2_000},
+        intervals={"auc": (0.75, 0.875), "brier": (0.0625, 0.25)},
+        auc_delong=(0.78125, 0.84375),
+        random_split={"auc": 0.96875, "sensitivity": 0.9375, "specificity": float("nan")},
+        calibration=[CalibrationCurve("sick", [0.125, 0.5, 0.9375], [0.0, 0.625, 1.0], [1_200, 300, 500])],
+        subgroups=[
+            Subgroup("modality", "CT", 1_500, 0.875, 0.8125, 0.75),
+            Subgroup("sex", "unknown", 500, None, None, 0.25),
+        ],
+        operating_point=OperatingPoint("sick", 0.3125, 0.9375, 0.4375, 0.5625, None),
+    )
+    return replace(
+        report,
+        features=shuffled,
+        evaluation=evaluation,
+        compared=[
+            ComparedModel("forest, depth 0", "model", 2_000, 0.8125, (0.75, 0.875), 0.75, 0.5, 0.125, is_kept=True),
+            ComparedModel("svm, C 10.0", "compare", 2_000, 0.6875, (0.5, 0.75), 0.625, 0.375, 0.1875),
+            ComparedModel("forest", "search", 8_000, None, None, None, 0.25, 0.3125),
+        ],
+        leaks=Leaks("train-20250131T130000Z-0123ab", {"near": 1_012, "same_patient": 3}, is_of_model=True),
+        drifts=Drifts(
+            "score-20250131T135900Z-4567cd",
+            n_compared=41,
+            n_drifted=1,
+            shown=[
+                Drift("feature", "lbp_3", 0.5, 0.375, 1_500, is_drifted=True),
+                Drift("probability", "sick", 0.0625, 0.125, 1_500, is_drifted=False),
+            ],
+        ),
     )

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
-from medspark.report import Histogram, RocCurve
-from medspark.report.charts import DASHES, PALETTE, Look, histogram, looks, roc
+from medspark.report import CalibrationCurve, Histogram, RocCurve
+from medspark.report.charts import DASHES, PALETTE, Look, calibration, histogram, looks, roc
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -21,6 +22,15 @@ def path(svg, name):
     (group,) = (found for found in ET.fromstring(svg).iter(f"{SVG}g") if found.get("id") == name)  # noqa: S314
     (drawn,) = group.iter(f"{SVG}path")
     return np.array(re.findall(r"[ML] (\S+) (\S+)", drawn.get("d")), float), drawn.get("style")
+
+
+def points(svg, name):
+    """The middles and the widths of the points drawn under that name, in points."""
+    (group,) = (found for found in ET.fromstring(svg).iter(f"{SVG}g") if found.get("id") == name)  # noqa: S314
+    corners = [
+        np.array(re.findall(r"(-?[\d.]+) (-?[\d.]+)", drawn.get("d")), float) for drawn in group.iter(f"{SVG}path")
+    ]
+    return np.array([(c.min(0) + c.max(0)) / 2 for c in corners]), np.array([np.ptp(c[:, 0]) for c in corners])
 
 
 def tick_labels(svg):
@@ -43,6 +53,29 @@ def test_a_roc_of_a_hundred_thousand_points_stays_small():
     fpr = np.linspace(0, 1, 100_000)
 
     assert len(roc([RocCurve("sick", fpr, np.sqrt(fpr), 2 / 3)], looks(["sick"]))) < 50_000
+
+
+def test_the_calibration_goes_through_the_points_given_and_their_areas_are_the_counts():
+    rng = np.random.default_rng(5)
+    probability = np.concatenate([[0.0], rng.random(400) ** 2, [1.0]])
+    truth = np.concatenate([[False], rng.random(400) < probability[1:-1], [True]])
+    share, mean = calibration_curve(truth, probability, n_bins=10)
+    n = np.histogram(probability, 10, (0, 1))[0]
+    svg = calibration([CalibrationCurve("sick", mean, share, n)], looks(["sick"]))
+    line, style = path(svg, "calibration-0")
+    middles, widths = points(svg, "calibration-n-0")
+
+    corner, size = path(roc([RocCurve("sick", [0, 1], [0, 1], 0.5)], looks(["sick"])), "roc-0")[0]  # the same square
+    np.testing.assert_allclose((line - corner) / (size - corner), np.column_stack([mean, share]), atol=1e-6)
+    np.testing.assert_allclose(middles, line, atol=1e-3)
+    np.testing.assert_allclose(widths**2 / np.sum(widths**2), n / n.sum(), atol=1e-4)
+    assert looks(["sick"])["sick"].css in style
+
+
+def test_a_calibration_of_one_part_and_one_of_no_frame_are_drawn():
+    svg = calibration([CalibrationCurve("a", [0.5], [0.25], [7]), CalibrationCurve("b", [], [], [])], looks(["a", "b"]))
+
+    assert len(points(svg, "calibration-n-0")[0]) == 1
 
 
 @settings(max_examples=15, deadline=None)

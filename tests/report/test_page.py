@@ -12,8 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medspark.errors import ContractError
-from medspark.report import Accounting, ClassCount, Evaluation, Histogram, Predictions, Report, RocCurve, Sample, render
-from medspark.report.page import _percent
+from medspark.report import (
+    Accounting,
+    CalibrationCurve,
+    ClassCount,
+    ComparedModel,
+    Drift,
+    Drifts,
+    Evaluation,
+    Histogram,
+    Leaks,
+    OperatingPoint,
+    Predictions,
+    Report,
+    RocCurve,
+    Sample,
+    Subgroup,
+    render,
+)
+from medspark.report.page import LEAKS, _decimal, _percent
 from medspark.report.reasons import REASONS
 
 
@@ -197,6 +214,161 @@ def test_the_legend_of_the_roc_names_each_class_with_its_auc(tree):
     assert [text(entry) for entry in of_class(panel, "legend")[0]] == ["sick AUC 0.812", "dotted: guessing"]
 
 
+@pytest.fixture
+def judged_tree(judged, read):
+    return read(render(judged))
+
+
+NEW = {
+    "Metric": "intervals",
+    "Model": "compared",
+    "Split": "random_split",
+    "Class": "calibration",
+    "Threshold": "operating_point",
+    "Column": "subgroups",
+    "Kind": "leaks",
+    "Distribution": "drifts",
+}
+
+
+def headings(tree):
+    return [text(next(found.iter("tr"))[0]) for found in tree.iter("table")]
+
+
+@pytest.mark.parametrize(("heading", "name"), NEW.items())
+def test_what_is_not_known_of_a_model_has_no_table(judged, read, heading, name):
+    nothing = {"intervals": {}, "random_split": {}, "calibration": (), "subgroups": (), "compared": ()}.get(name)
+    change = {name: nothing}
+    if name in {field.name for field in dataclasses.fields(Evaluation)}:
+        change = {"evaluation": dataclasses.replace(judged.evaluation, **change)}
+    found = Counter(headings(read(render(judged))))
+    without = Counter(headings(read(render(dataclasses.replace(judged, **change)))))
+
+    assert found[heading] == 1 + 2 * (heading == "Class")  # the classes of the split, and of the predictions
+    assert found - without == {heading: 1}
+    assert without - found == Counter(["AUC"] if heading == "Metric" else [])  # the same table without its head
+
+
+def test_a_model_of_which_little_is_known_has_the_page_of_before(tree, judged_tree):
+    assert not set(headings(tree)) & (set(NEW) - {"Class"})
+    for word in ("interval", "shuffled", "Retrain", "Leaks", "Calibration", "optimistic"):
+        assert word in text(next(judged_tree.iter("main")))
+        assert word not in text(next(tree.iter("main")))
+
+
+def test_each_metric_has_its_interval_beside_it(judged_tree):
+    assert [row[:3] for row in table(judged_tree, "Metric")] == [
+        ["AUC", "0.812", "0.750 to 0.875"],
+        ["Sensitivity", "0.750", "–"],  # noqa: RUF001
+        ["Specificity", "0.500", "–"],  # noqa: RUF001
+        ["PR AUC", "0.625", "–"],  # noqa: RUF001
+        ["Brier score", "0.125", "0.062 to 0.250"],
+    ]
+    assert (
+        "The intervals draw patients, not frames: frames of one are alike. DeLong's interval of the AUC, which takes"
+        " every frame for independent, is 0.781 to 0.844." in text(next(judged_tree.iter("main")))
+    )
+
+
+def test_the_kept_model_is_marked_among_those_of_its_run(judged_tree):
+    assert table(judged_tree, "Model") == [
+        ["forest, depth 0", "model", "2,000", "0.812", "0.750 to 0.875", "0.750", "0.500", "0.125", "✓ kept"],
+        ["svm, C 10.0", "compare", "2,000", "0.688", "0.500 to 0.750", "0.625", "0.375", "0.188", ""],
+        ["forest", "search", "8,000", "–", "–", "–", "0.250", "0.312", ""],  # noqa: RUF001
+    ]
+
+
+def test_a_model_that_was_tried_alone_is_not_compared(judged, read):
+    tree = read(render(dataclasses.replace(judged, compared=judged.compared[:1])))
+
+    assert "Model" not in headings(tree)
+
+
+@pytest.mark.parametrize(("n", "is_said"), [(3, True), (2, False)])
+def test_the_folds_of_a_search_are_told_apart_from_the_held_out_frames(judged, read, n, is_said):
+    tree = read(render(dataclasses.replace(judged, compared=judged.compared[:n])))
+
+    assert ("which was measured on folds of the training side" in text(next(tree.iter("main")))) == is_said
+
+
+def test_frames_at_random_stand_beside_the_split_of_the_model_with_a_warning(judged_tree):
+    assert table(judged_tree, "Split") == [
+        ["of this model", "0.812", "0.750", "0.500"],
+        ["frames at random", "0.969", "0.938", "–"],  # noqa: RUF001
+    ]
+    assert "Frames at random are as a rule optimistic: a patient stands on both sides" in text(
+        next(judged_tree.iter("main"))
+    )
+
+
+def test_the_calibration_is_counted_part_by_part(judged_tree):
+    (figure,) = of_class(judged_tree, "calibration")
+    parts = next(found for found in judged_tree.iter("table") if "Probability given" in text(found))
+
+    assert text(of_class(figure, "legend")[0]).startswith("sickdotted: as often as said")
+    assert len(list(figure.iter("svg"))) == 2  # the chart and the key
+    assert [[text(cell) for cell in row] for row in parts.iter("tr")][1:] == [
+        ["sick", "0.125", "0.000", "1,200"],
+        ["sick", "0.500", "0.625", "300"],
+        ["sick", "0.938", "1.000", "500"],
+    ]
+
+
+def test_the_operating_point_is_told_with_its_class(judged_tree):
+    assert table(judged_tree, "Threshold") == [["0.312", "0.938", "0.438", "0.562", "–"]]  # noqa: RUF001
+    assert "A frame is called sick from this probability on." in text(next(judged_tree.iter("main")))
+
+
+def test_subgroups_stand_in_the_order_given(judged_tree):
+    assert table(judged_tree, "Column") == [
+        ["modality", "CT", "1,500", "0.875", "0.812", "0.750"],
+        ["sex", "unknown", "500", "–", "–", "0.250"],  # noqa: RUF001
+    ]
+
+
+def test_what_shuffling_costs_stands_beside_the_importance(judged_tree):
+    (charts,) = of_class(judged_tree, "charts")
+
+    assert [[text(span) for span in caption.iter("span")] for caption in charts.iter("figcaption")] == [
+        ["importance 0.250", "shuffled 0.062 ± 0.031"],
+        ["importance 0.125"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("is_of_model", "said"),
+    [(True, "which made this model and kept together what it found"), (False, "which did not make this model")],
+)
+def test_leaks_are_counted_by_kind_with_the_run_that_found_them(judged, read, is_of_model, said):
+    tree = read(render(dataclasses.replace(judged, leaks=dataclasses.replace(judged.leaks, is_of_model=is_of_model))))
+
+    assert table(tree, "Kind") == [["near", "1,012", LEAKS["near"]], ["same_patient", "3", LEAKS["same_patient"]]]
+    assert f"Found by run train-20250131T130000Z-0123ab, {said}; leaks/ lists them." in text(next(tree.iter("main")))
+
+
+@pytest.mark.parametrize(
+    ("n_drifted", "said"),
+    [
+        (1, "Retrain: 1 of 41 distributions are not as in training."),
+        (0, "0 of 41 distributions are not as in training."),
+    ],
+)
+def test_drift_says_retrain_when_something_has_drifted(judged, read, n_drifted, said):
+    tree = read(render(dataclasses.replace(judged, drifts=dataclasses.replace(judged.drifts, n_drifted=n_drifted))))
+    (section,) = (found for found in tree.iter("section") if found.get("id") == "predictions")
+
+    assert said in [text(paragraph) for paragraph in section.iter("p")]
+    assert "score-20250131T135900Z-4567cd" in text(section)
+    assert table(section, "Distribution") == [
+        ["lbp_3", "feature", "0.500", "0.375", "1,500", "drifted"],
+        ["sick", "probability", "0.062", "0.125", "1,500", ""],
+    ]
+
+
+def test_a_loss_that_rounds_to_nothing_has_no_sign():
+    assert (_decimal(-0.0004), _decimal(-0.0016), _decimal(0.0)) == ("0.000", "-0.002", "0.000")
+
+
 def test_predictions_are_counted_by_class(tree):
     (section,) = (found for found in tree.iter("section") if found.get("id") == "predictions")
 
@@ -261,8 +433,40 @@ def test_text_from_data_is_never_markup(report, read):
     assert text(of_class(tree, "sheet")[0]) == f"{evil}{evil}"
 
 
-def test_the_page_loads_nothing_and_runs_nothing(report, read):
-    page = render(report)
+def test_no_text_about_a_model_is_markup(judged, read):
+    evil = "<script>alert('$x$ & y')</script>\"'><img src=http://x>"
+    evaluation = dataclasses.replace(
+        judged.evaluation,
+        drawn=evil,
+        calibration=[CalibrationCurve(evil, [0.5], [0.5], [1])],
+        subgroups=[Subgroup(evil, evil, 1)],
+        operating_point=OperatingPoint(evil, 0.5),
+    )
+    tree = read(
+        render(
+            dataclasses.replace(
+                judged,
+                evaluation=evaluation,
+                compared=[ComparedModel(evil, evil, 1, is_kept=True), ComparedModel("svm", "compare", 1)],
+                leaks=Leaks(evil, {evil: 1}),
+                drifts=Drifts(evil, 1, 1, [Drift(evil, evil, 0.5, 0.5, 1, is_drifted=True)]),
+                contact_sheet=[],
+            )
+        )
+    )
+
+    assert not list(tree.iter("script"))
+    assert not list(tree.iter("img"))
+    assert table(tree, "Model")[0][:2] == [evil, evil]
+    assert table(tree, "Column")[0][:2] == [evil, evil]
+    assert table(tree, "Distribution")[0][:2] == [evil, evil]
+    assert table(tree, "Kind") == [[evil, "1", ""]]
+    assert text(next(tree.iter("main"))).count(evil) == 2 + 1 + 2 + 1 + 2 + 2 + 3
+
+
+@pytest.mark.parametrize("name", ["report", "judged"])
+def test_the_page_loads_nothing_and_runs_nothing(request, read, name):
+    page = render(request.getfixturevalue(name))
     elements = list(read(page).iter())
     loads = {
         value
@@ -290,15 +494,15 @@ def test_the_same_report_gives_the_same_bytes_whatever_matplotlib_is_told(report
     assert before == after
 
 
-def test_no_id_stands_twice_on_the_page(tree):
-    ids = Counter(element.get("id") for element in tree.iter() if element.get("id"))
+def test_no_id_stands_twice_on_the_page(judged, read):
+    ids = Counter(element.get("id") for element in read(render(judged)).iter() if element.get("id"))
 
-    assert ids["feature-1-0"] == ids["roc-0"] == ids["archive"] == 1
+    assert ids["feature-1-0"] == ids["roc-0"] == ids["calibration-0"] == ids["archive"] == 1
     assert max(ids.values()) == 1
 
 
-def test_every_color_variable_is_defined_in_light_and_in_dark(report):
-    page = render(report)
+def test_every_color_variable_is_defined_in_light_and_in_dark(judged):
+    page = render(judged)
     light, dark = page.split("@media screen and (prefers-color-scheme: dark)", 1)
     dark = dark[: dark.index("* {")]
     used = set(re.findall(r"var\(--([\w-]+)", page)) - {"share"}
@@ -324,6 +528,10 @@ def test_a_share_is_nothing_or_everything_only_when_it_is_exactly_that(part, res
         (lambda: Histogram([0, 1], {"sick": [1, 2]}), "histogram: 2 counts of 'sick' for 2 bin edges"),
         (lambda: RocCurve("sick", [0, 1], [0, 0.5, 1], 0.5), "ROC of 'sick': 2 false and 3 true positive rates"),
         (lambda: Evaluation(["a", "b"], [[1, 2]]), r"confusion matrix: the shape is \(1, 2\), 2 classes need \(2, 2\)"),
+        (
+            lambda: CalibrationCurve("sick", [0.1, 0.9], [0.5], [3, 4]),
+            "calibration of 'sick': 2 probabilities, 1 shares and 2 counts",
+        ),
         (lambda: Sample("x", {"edges": np.zeros((2, 2))}), "plane 'edges' is float64 of shape"),
         (lambda: Sample("x", {"edges": np.zeros((2, 2, 4), np.uint8)}), r"of shape \(2, 2, 4\); give uint8"),
     ],
