@@ -41,6 +41,9 @@ def run(spark: SparkSession, config: Config) -> int:
     if config.dry_run:
         n_train, n_tested = int(data.is_train.sum()), int(data.is_tested.sum())
         print(f"train would learn from {n_train:,} frames and test on {n_tested:,}")
+        if len(leaked):
+            fate = "kept together" if config.split.group_duplicates else "so it would stop"
+            print(f"  on both sides, {fate}: {describe(leaked)}")
         return DONE
     if len(leaked):
         warehouse.append_rows("leaks", table_rows(leaked, this.run_id), tables.arrow(tables.LEAKS))

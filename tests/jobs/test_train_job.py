@@ -69,6 +69,9 @@ def torn(hospital, tmp_path):
 def test_patients_on_both_sides_stop_the_training_and_are_a_table(spark, options, torn, warehouse):
     with pytest.raises(ConfigError, match=r"the split leaks: \d+ patients on both sides.*group_duplicates = true"):
         run(train, spark, *options, *torn, *QUICK)
+    code, printed = run(train, spark, *options, *torn, *QUICK, "--dry-run")
+    assert code == 0
+    assert "on both sides, so it would stop: 2 patients on both sides" in printed
     assert not (warehouse / "models").exists()
     found = [row for row in table(warehouse, "leaks") if row["kind"] == "same_patient"]
     patient_of = {row["path"]: row["patient_id"] for row in rows(warehouse, "features")}
