@@ -129,7 +129,7 @@ class Cluster:
 
     def _begin(self, name, *command, **variables):
         # What the tests have set for a session of theirs is for no one else.
-        shell = {key: value for key, value in os.environ.items() if not re.match("(PY|MED)?SPARK_", key)}
+        shell = {key: value for key, value in os.environ.items() if not re.match("(PY|MED)?SPARK_|LOG4J_", key)}
         places = {"SPARK_HOME": SPARK, "SPARK_LOCAL_DIRS": self.home, "SPARK_LOCAL_IP": "127.0.0.1"}
         with (self.home / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
