@@ -7,7 +7,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from medspark import bundle
+from medspark import bundle, tracking
 from medspark.config import Config
 from medspark.errors import ConfigError
 from medspark.selection import Candidate, grid
@@ -66,6 +66,8 @@ def run(spark: SparkSession, config: Config) -> int:
     n_files = len(set(data.rows["path"].to_pylist()))
     recipe_id = config.recipe_object.recipe_id
     this.finish(warehouse, Counts(n_files, n_processed=n_files), recipe_id=recipe_id, model_id=saved.model_id)
+    if config.mlflow.tracking_uri:
+        print(f"train: run {tracking.log(saved, config.mlflow)} of MLflow")
     print(f"train: model {saved.model_id}")
     print("  held out: " + ", ".join(f"{name} {metrics[name]:.4g}" for name in _SHOWN if metrics[name] is not None))
     _print_table(others)

@@ -88,6 +88,15 @@ class DriftConfig:
 
 
 @dataclass(frozen=True)
+class MlflowConfig:
+    """Where else a model is written down."""
+
+    tracking_uri: str = ""  # of an MLflow server; empty: nowhere
+    experiment: str = "medspark"
+    registered_model: str = ""  # of which each model is a version; empty: none
+
+
+@dataclass(frozen=True)
 class PrivacyConfig:
     """What tables may say."""
 
@@ -122,6 +131,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     floor: FloorConfig = field(default_factory=FloorConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
+    mlflow: MlflowConfig = field(default_factory=MlflowConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     update: bool = False  # train: the new model must not be worse than the current one

@@ -54,6 +54,10 @@ specificity = 0.6
 [drift]
 psi = 0.1
 ks = 0.1
+[mlflow]
+tracking_uri = "http://tracking"
+experiment = "chests"
+registered_model = "pneumonia"
 [privacy]
 key_file = "k"
 [report]

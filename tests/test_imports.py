@@ -30,7 +30,7 @@ LAYERS = (
     ),
     ("recipe", "series", "bundle", "selection", "uncertainty"),
     ("config", "warehouse", "catalogue"),
-    ("upkeep", "exchange"),
+    ("upkeep", "exchange", "tracking"),
     ("spark", "daemon"),
     ("jobs",),
     ("classes", "demo", "doctor", "submit"),

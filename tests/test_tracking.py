@@ -1,0 +1,55 @@
+"""What MLflow is told of a model, read back by MLflow itself."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_bundle import MODEL, make_manifest, make_split
+
+from medspark import bundle
+from medspark.config import MlflowConfig
+from medspark.errors import ConfigError
+from medspark.tracking import log
+
+METRICS = {
+    "auc": 0.875,
+    "n": 40,
+    "sensitivity": None,
+    "note": None,
+    "intervals": {"auc": [0.75, 0.9375], "brier": None, "n_undefined": {"auc": 0}},
+    "confusion": [[1, 0], [0, 1]],
+}
+
+
+@pytest.fixture
+def model(tmp_path):
+    return bundle.save(tmp_path / "models", MODEL, manifest=make_manifest(metrics=METRICS), split_table=make_split())
+
+
+@pytest.mark.filterwarnings("default")  # those of MLflow and of what it imports are not ours
+def test_a_bundle_comes_back_from_mlflow_as_it_was_saved_with_its_numbers(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server is what it wants otherwise
+    mlflow = pytest.importorskip("mlflow", reason="needs medspark[mlflow]")
+    uri = (tmp_path / "mlruns").as_uri()
+    config = MlflowConfig(tracking_uri=uri, experiment="chests", registered_model="pneumonia")
+    runs = [log(model, config) for _ in range(2)]
+
+    client = mlflow.MlflowClient(uri, uri)
+    found = client.get_run(runs[1])
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics == {"auc": 0.875, "n": 40.0, "auc_low": 0.75, "auc_high": 0.9375}
+    assert found.data.params["kind"] == "forest"
+    assert found.data.params["parameters.trees"] == "4"
+    assert found.data.tags["model_id"] == model.model_id
+    versions = client.search_model_versions("name = 'pneumonia'")
+    assert sorted((version.version, version.run_id) for version in versions) == [(1, runs[0]), (2, runs[1])]
+    loaded = bundle.load(Path(client.download_artifacts(runs[1], "bundle", str(tmp_path))))
+    X = np.linspace(0, 8, 40).reshape(10, 4)
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+
+
+def test_a_missing_package_is_told_with_the_way_out(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ConfigError, match=r"pip install 'medspark\[mlflow\]'"):
+        log(model, MlflowConfig(tracking_uri="http://localhost"))
