@@ -28,10 +28,7 @@ def run(spark: SparkSession, config: Config) -> int:
     if config.dry_run:
         print(f"report would write {page_path}")
         return DONE
-    models = bundle.list_models(warehouse.path("models"), recipe_id=recipe.recipe_id)
-    model = (
-        bundle.find(warehouse.path("models"), recipe_id=recipe.recipe_id, model_id=config.model_id) if models else None
-    )
+    model = bundle.current(warehouse.path("models"), recipe_id=recipe.recipe_id, model_id=config.model_id)
     report = summarise(spark, warehouse, config, model, run_id=this.run_id, now=datetime.now(UTC))
     page_path.parent.mkdir(parents=True)
     page_path.write_text(render(report), "utf-8")

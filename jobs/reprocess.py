@@ -19,9 +19,8 @@ def run(spark: SparkSession, config: Config) -> int:
     index.require_places(config)
     recipe = config.recipe_object
     warehouse = Warehouse.at(config.warehouse)
-    models, model = warehouse.path("models"), None
-    if config.model_id or bundle.list_models(models, recipe_id=recipe.recipe_id):
-        model = bundle.find(models, recipe_id=recipe.recipe_id, model_id=config.model_id)
+    model = bundle.current(warehouse.path("models"), recipe_id=recipe.recipe_id, model_id=config.model_id)
+    if model:
         model.check_features(recipe.feature_names, recipe.recipe_id)  # told before anything is done
     if config.dry_run:
         extract.run(spark, config)

@@ -56,15 +56,15 @@ def run(spark: SparkSession, config: Config) -> int:
         trained, X = learn_mllib(table, data, chosen, names, seed=seed, scratch=warehouse.path("_mllib"))
     metrics = evaluate(spark, data, config, trained)
     failures = list(_failures(metrics, config))
-    if config.update and (current := _current(warehouse, config)):
+    recipe_id, models = config.recipe_object.recipe_id, warehouse.path("models")
+    if config.update and (current := bundle.current(models, recipe_id=recipe_id, model_id=config.model_id)):
         metrics["versus"] = versus(current, data, trained, positive=config.model.positive)
         failures += _worse(metrics["versus"])
     told = manifest(trained, data, config, metrics, X, accepted=not failures)
-    saved = bundle.save(warehouse.path("models"), trained.model, manifest=told, split_table=data.rows)
+    saved = bundle.save(models, trained.model, manifest=told, split_table=data.rows)
     others.append(row(chosen, metrics, data, purpose="model", run_id=this.run_id, model_id=saved.model_id))
     warehouse.append_rows("evaluations", others, tables.arrow(tables.EVALUATIONS))
     n_files = len(set(data.rows["path"].to_pylist()))
-    recipe_id = config.recipe_object.recipe_id
     this.finish(warehouse, Counts(n_files, n_processed=n_files), recipe_id=recipe_id, model_id=saved.model_id)
     if config.mlflow.tracking_uri:
         print(f"train: run {tracking.log(saved, config.mlflow)} of MLflow")
@@ -141,13 +141,6 @@ def _failures(metrics: Mapping[str, Any], config: Config) -> Iterator[str]:
             yield f"{name} is not known, a class has no frame on the test side; floor.{name} = {floor:g}"
         elif floor and value < floor:
             yield f"{name} {value:.4f} is below floor.{name} = {floor:g}"
-
-
-def _current(warehouse: Warehouse, config: Config) -> bundle.Bundle | None:
-    recipe_id, models = config.recipe_object.recipe_id, warehouse.path("models")
-    if not config.model_id and not bundle.list_models(models, recipe_id=recipe_id):
-        return None
-    return bundle.find(models, recipe_id=recipe_id, model_id=config.model_id)
 
 
 def _worse(found: Mapping[str, Any]) -> list[str]:

@@ -198,6 +198,13 @@ def find(directory: Path | str, *, recipe_id: str, model_id: str = "") -> Bundle
     return load(Path(directory) / (model_id or models[-1]))
 
 
+def current(directory: Path | str, *, recipe_id: str, model_id: str = "") -> Bundle | None:
+    """Return what ``find`` does, or None if no model was asked for by its id and there is none."""
+    if not model_id and not list_models(directory, recipe_id=recipe_id):
+        return None
+    return find(directory, recipe_id=recipe_id, model_id=model_id)
+
+
 def replace_split(directory: Path, rows: pa.Table) -> None:
     """Put other rows into split.parquet, and its new sha256 where it is written down.
 

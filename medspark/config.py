@@ -15,8 +15,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from medspark.errors import ConfigError, did_you_mean
 from medspark.frame import Limits
 from medspark.models import MODELS
+from medspark.ops import WORDS, is_a
 from medspark.recipe import Recipe
-from medspark.selection import WORDS, Candidate, grid, parameters_of
+from medspark.selection import Candidate, grid, parameters_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class EvaluationConfig:
     """What is asked of a model besides its metrics."""
 
     subgroups: tuple[str, ...] = ("modality", "manufacturer")  # columns of the labels, of features or of images
-    sensitivity: float = 0.0  # that the operating point reaches; 0: the largest sum of sensitivity and specificity
+    sensitivity: float = 0.0  # that the operating point reaches; 0: none is chosen
     random_split: bool = False  # beside it, what a split of rows at random would have shown
 
 
@@ -321,11 +322,9 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
         return value
     if get_origin(hint) is tuple:
         return _tuple(get_args(hint)[0], value, key)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+    if not is_a(value, hint):
         raise ConfigError(f"{key} = {value!r}: must be {WORDS[hint]}")
-    return value
+    return hint(value)
 
 
 def _tuple(item: Any, value: Any, key: str) -> tuple[Any, ...]:

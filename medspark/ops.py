@@ -104,16 +104,17 @@ def bind(operation: Op, known: Mapping[str, Function]) -> Bound:
         raise ConfigError(f"{operation.name}{signature}: parameters are missing, given: {given}") from None
     for name, value in operation.params.items():
         wanted = signature.parameters[name].annotation
-        if wanted in _WORDS and not _is_a(value, wanted):
-            raise ConfigError(f"{operation.name}: {name} = {value!r} must be {_WORDS[wanted]}")
+        if wanted in WORDS and not is_a(value, wanted):
+            raise ConfigError(f"{operation.name}: {name} = {value!r} must be {WORDS[wanted]}")
     facts = tuple(name for name in signature.parameters if name in FACTS and name not in operation.params)
     return Bound(operation, function, facts)
 
 
-_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+WORDS: dict[type, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
-def _is_a(value: Any, wanted: type) -> bool:
+def is_a(value: Any, wanted: type) -> bool:
+    """Tell whether a value of TOML or JSON will do; a whole number does for a number, true and false do not."""
     if isinstance(value, bool):
         return wanted is bool
     return isinstance(value, (int, float) if wanted is float else wanted)

@@ -11,10 +11,9 @@ import numpy.typing as npt
 
 from medspark.errors import ConfigError, did_you_mean
 from medspark.models import MODELS, Model
+from medspark.ops import WORDS, is_a
 
 Array = npt.NDArray[Any]
-
-WORDS: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,6 @@ def _typed(defaults: Mapping[str, Any], name: str, value: Any) -> Any:
     if name not in defaults:
         raise ConfigError(f"unknown key model.{name}; {did_you_mean(name, defaults)}")
     wanted = type(defaults[name])
-    if wanted is float and type(value) is int:
-        return float(value)
-    if type(value) is not wanted:
+    if not is_a(value, wanted):
         raise ConfigError(f"model.{name} = {value!r}: must be {WORDS[wanted]}")
-    return value
+    return wanted(value)

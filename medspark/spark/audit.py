@@ -1,6 +1,6 @@
 """What stands on both sides of a split is found before anything is trained, and kept together where that is wanted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,14 +40,8 @@ def audit(
     if not config.group_duplicates or not len(found):
         return data, found
     groups = leaks.grouped(pairs, _as_rows(frames, _by_patient(data))).toArrow()
-    group_of = dict(
-        zip(
-            zip(groups["path"].to_pylist(), groups["frame"].to_pylist(), strict=True),
-            groups["group"].to_pylist(),
-            strict=True,
-        )
-    )
-    together = [group_of[place] for place in _places(data)]
+    group_of = dict(zip(_places(groups), groups["group"].to_pylist(), strict=True))
+    together = [group_of[place] for place in _places(data.rows)]
     if config.by == "split":
         tested = {group for group, side in zip(together, data.rows["side"].to_pylist(), strict=True) if side == "test"}
         kept = data.only(~data.is_train | np.array([group not in tested for group in together]))
@@ -110,8 +104,7 @@ def _pixels(path: str, number: int, limits: Limits) -> Image:
 
 def _as_rows(frames: DataFrame, data: TrainingData) -> DataFrame:
     """Return the rows for ``leaks``; the folds are as many sides."""
-    is_folded = data.rows["fold"].null_count < len(data.rows)
-    sides = data.rows["fold"].cast(pa.string()) if is_folded else data.rows["side"]
+    sides = data.rows["fold"].cast(pa.string()) if data.is_folded else data.rows["side"]
     rows = {name: data.rows[name] for name in leaks.ROWS if name != "side"}
     return frames.sparkSession.createDataFrame(pa.table({**rows, "side": sides}))
 
@@ -123,5 +116,5 @@ def _by_patient(data: TrainingData) -> TrainingData:
     return replace(data, rows=data.rows.set_column(data.rows.column_names.index("group"), "group", groups))
 
 
-def _places(data: TrainingData) -> Sequence[tuple[str, int]]:
-    return list(zip(data.rows["path"].to_pylist(), data.rows["frame"].to_pylist(), strict=True))
+def _places(rows: pa.Table) -> Iterator[tuple[str, int]]:
+    return zip(rows["path"].to_pylist(), rows["frame"].to_pylist(), strict=True)

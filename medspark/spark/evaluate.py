@@ -65,7 +65,7 @@ def evaluate(spark: SparkSession, data: TrainingData, config: Config, trained: T
         found["operating_point"] = _operating_point(spark, data, config, trained, found["positive"])
     if config.evaluation.random_split:
         found["random_split"] = with_random_split(spark, data, trained.candidate, seed=seed, positive=positive)
-    if data.X.shape[1] and not data.is_train.all():
+    if data.X.shape[1] and not data.is_folded:
         shown = np.flatnonzero(data.is_tested)
         shown = shown[np.unique(np.linspace(0, len(shown) - 1, IMPORTANCE_ROWS).astype(int))]
         found["permutation_importance"] = metrics.permutation_importance(
@@ -78,7 +78,7 @@ def _operating_point(
     spark: SparkSession, data: TrainingData, config: Config, trained: Trained, positive: str | None
 ) -> dict[str, Any]:
     """Return what a threshold that folds of the training side give the wanted sensitivity does on the test side."""
-    if positive is None or data.is_train.all():
+    if positive is None or data.is_folded:
         raise ConfigError("evaluation.sensitivity: needs two classes and a test side (split.folds = 0)")
     labels, found = _over_folds(spark, data, [trained.candidate], seed=config.model.seed)
     classes, _ = class_codes(labels)

@@ -85,11 +85,18 @@ def size(images: DataFrame) -> tuple[int, int]:
     return row[0], row[1]
 
 
+def with_plain_paths(images: DataFrame) -> DataFrame:
+    """Return images with paths as the tables have them: local ones of Spark's binaryFile have a scheme."""
+    if "length" not in images.columns:
+        return images
+    return images.withColumn("path", F.regexp_replace("path", "^file:(//)?(?=/)", ""))  # they are not encoded
+
+
 def sources(images: DataFrame) -> DataFrame:
     """Return path, size_bytes, modified_at and, if there is one, content, whichever way the images were listed."""
-    if "length" in images.columns:  # Spark's binaryFile: its local paths have a scheme, but are not encoded
+    images = with_plain_paths(images)
+    if "length" in images.columns:
         images = images.withColumnsRenamed({"length": "size_bytes", "modificationTime": "modified_at"})
-        images = images.withColumn("path", F.regexp_replace("path", "^file:(//)?(?=/)", ""))
     tables.require(images, ["path"], "the table of images")
     for name, kind in (("size_bytes", "long"), ("modified_at", "timestamp")):
         if name not in images.columns:

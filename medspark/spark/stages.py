@@ -52,7 +52,7 @@ from medspark.models.forest import class_codes
 from medspark.recipe import Recipe
 from medspark.selection import Candidate, parameters_of
 from medspark.spark import tables
-from medspark.spark.extract import extract_features, split_quarantine
+from medspark.spark.extract import extract_features, split_quarantine, with_plain_paths
 from medspark.spark.train import train_forest
 
 __all__ = [
@@ -125,15 +125,8 @@ class ImageFeatures(_Stage, Transformer, HasOutputCol, DefaultParamsReadable["Im
         read = {*good.columns, "content", "length", "modificationTime", "failed_stage", "reason", "error", "decoders"}
         others = [name for name in dataset.columns if name not in read]
         if others:
-            good = good.join(_plain_paths(dataset).select("path", *others).distinct(), "path")
+            good = good.join(with_plain_paths(dataset).select("path", *others).distinct(), "path")
         return VectorAssembler(inputCols=list(recipe.feature_names), outputCol=self.getOutputCol()).transform(good)
-
-
-def _plain_paths(images: DataFrame) -> DataFrame:
-    """Return the images with the paths that ``extract_features`` gives to those of ``read_images``."""
-    if "length" not in images.columns:
-        return images
-    return images.withColumn("path", F.regexp_replace("path", "^file:(//)?(?=/)", ""))
 
 
 class _Columns(HasFeaturesCol, HasPredictionCol, HasProbabilityCol, HasRawPredictionCol):

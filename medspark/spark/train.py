@@ -52,10 +52,15 @@ class TrainingData:
         """Whose rows must not be parted, such as a patient's; a row of nobody is a group of its file."""
         return np.asarray(self.rows["group"].to_pylist(), dtype=str)
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether each row is tested, with its fold, instead of a test side."""
+        return bool(self.rows["fold"].null_count < len(self.rows))
+
     @cached_property
     def parts(self) -> npt.NDArray[np.int32]:
         """What is held out together: the number of the fold, or 0 for the test side; -1: never held out."""
-        if self.rows["fold"].null_count < len(self.rows):
+        if self.is_folded:
             return np.array(self.rows["fold"].to_pylist(), np.int32)
         return np.where(self.is_train, -1, 0).astype(np.int32)
 
@@ -139,7 +144,7 @@ class Trained:
 def learn(spark: SparkSession, data: TrainingData, candidate: Candidate, *, seed: int) -> Trained:
     """Return the model of the training rows, and what it, or for folds models of the other folds, say of the rest."""
     model = fit(spark, data, candidate, seed=seed)
-    if data.is_train.all():
+    if data.is_folded:
         (probability,) = predict_parts(spark, data, data.parts, [candidate], seed=seed)
     else:
         probability = model.predict_proba(data.X[data.is_tested])
