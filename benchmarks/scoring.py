@@ -78,7 +78,7 @@ def _write(path: Path, n: int, seed: int) -> str:
         "content_sha256": [secrets.token_hex(32) for _ in range(n)],
         "recipe_id": [RECIPE_ID] * n,
     }
-    pq.write_table(pa.table({**identity, **dict(zip(NAMES, X.T, strict=True))}), path, compression="zstd")
+    pq.write_table(pa.table({**identity, **dict(zip(NAMES, X.T, strict=True))}), path, compression="snappy")
     return str(path)
 
 

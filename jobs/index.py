@@ -55,8 +55,9 @@ def run(spark: SparkSession, config: Config) -> int:
         versions = {name: warehouse.version(name) for name in ("images", "series")}
         before = _before(spark, config)
         images = tables.staged(_listing(spark, config, before), warehouse, "images", this.run_id)
-        gone = vanished(before, images, roots(config.input))
-        images = tables.staged(gone, warehouse, "images", this.run_id)
+        if versions["images"] >= 0:
+            gone = vanished(before, images, roots(config.input))
+            images = tables.staged(gone, warehouse, "images", this.run_id)
         counts = count_listing(images, before)
         series = series_table(images, tables.read(spark, warehouse, "series", tables.SERIES))
         tables.stage(series, warehouse, "series", this.run_id)

@@ -325,7 +325,7 @@ def _copy_others(source: Path, target: Path, schema: pa.Schema, his: _His) -> No
     file = pq.ParquetFile(source)
     written = pa.schema([field for field in schema if field.name in file.schema_arrow.names])
     target.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(target, written, compression="zstd") as writer:
+    with pq.ParquetWriter(target, written, compression="snappy") as writer:
         for batch in file.iter_batches():
             rows = pa.Table.from_batches([batch])
             writer.write_table(rows.filter(pc.invert(his.among(rows))).select(written.names).cast(written))

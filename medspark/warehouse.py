@@ -235,7 +235,7 @@ class Warehouse:
         row_id = f"row-{secrets.token_hex(8)}"
         file = Path(self.path(name, f"{row_id}.parquet"))
         file.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), file, compression="zstd")
+        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), file, compression="snappy")
         added = [self._add(name, file, len(rows))]
         self._commit(_Step(name, Schema.from_arrow(schema), added, []), row_id, is_certain=True)
 

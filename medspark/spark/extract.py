@@ -1,13 +1,14 @@
 """Images into features: one fused pass, paths (or contents) in, numbers and failures out."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from medspark.frame import DEFAULT_LIMITS, Limits
@@ -22,6 +23,7 @@ _IDS = ("patient_id", "study_uid", "series_uid")
 _TASK_BYTES = 64 << 20
 _ROWS = 1000  # of a batch that leaves a worker: a file may have any number of frames
 _FILE_BYTES = 64 << 10  # what opening a file costs, in bytes read
+_BUCKETS = 1024  # of files, that partitions are packed from
 
 
 def read_images(spark: SparkSession, uri: str) -> DataFrame:
@@ -66,23 +68,42 @@ def split_quarantine(outcomes: DataFrame) -> tuple[DataFrame, DataFrame]:
 
 
 def spread(images: DataFrame) -> DataFrame:
-    """Return the same rows in partitions of bounded bytes, at least two for each core.
+    """Return the same rows in partitions of bounded bytes, at least two for each core, and of equal bytes if few.
 
     What can only be read from its beginning, the members of a compressed tar, stays together and in order.
     """
-    spark = images.sparkSession
-    n_files, n_bytes = size(images)
-    wanted = max(2 * spark.sparkContext.defaultParallelism, (n_bytes + n_files * _FILE_BYTES) // _TASK_BYTES)
     key = F.regexp_replace("path", r"(?i)(\.t?gz)!/.*", "$1")
-    return images.repartition(max(1, min(wanted, n_files)), key).sortWithinPartitions("path")
+    bucket = F.pmod(F.xxhash64(key), F.lit(_BUCKETS)).cast("int")
+    sizes = _sizes(images, bucket)
+    n_files, costs = sum(n for _, n, _ in sizes), {place: n_bytes + n * _FILE_BYTES for place, n, n_bytes in sizes}
+    wanted = max(2 * images.sparkSession.sparkContext.defaultParallelism, sum(costs.values()) // _TASK_BYTES)
+    n_parts = max(1, min(wanted, n_files))
+    if n_parts < _BUCKETS // 8:
+        # A core that ends early has nothing left to take; where tasks are many, chance is fair enough.
+        part_of = F.expr(f"array({', '.join(map(str, _packed(costs, n_parts)))})")
+        spread_out = images.repartitionById(n_parts, F.get(part_of, bucket))
+    else:
+        spread_out = images.repartition(n_parts, key)
+    return spread_out.sortWithinPartitions("path")
 
 
-def size(images: DataFrame) -> tuple[int, int]:
-    """Return the number of files and of their bytes: as they are decoded, where the headers say it."""
+def _packed(costs: Mapping[int, int], n_parts: int) -> list[int]:
+    """Return the part of each bucket: the dearest first, each into the part that has least (Graham's LPT rule)."""
+    part_of = [0] * _BUCKETS
+    parts = [(0, number) for number in range(n_parts)]
+    for bucket in sorted(costs, key=lambda bucket: (-costs[bucket], bucket)):
+        cost, number = parts[0]
+        part_of[bucket] = number
+        heapq.heapreplace(parts, (cost + costs[bucket], number))
+    return part_of
+
+
+def _sizes(images: DataFrame, bucket: Column) -> list[tuple[int, int, int]]:
+    """Return each bucket, the number of its files and of their bytes: as they are decoded, where the headers say it."""
     sizes = [name for name in ("size_bytes", "decoded_bytes") if name in images.columns]
-    n_bytes = F.sum(F.array_max(F.array(*sizes)))
-    row = images.select(F.count("*"), F.coalesce(n_bytes, F.lit(0))).collect()[0]
-    return row[0], row[1]
+    n_bytes = F.coalesce(F.sum(F.array_max(F.array(*sizes))), F.lit(0))
+    rows = images.groupBy(bucket.alias("bucket")).agg(F.count("*"), n_bytes).collect()
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def with_plain_paths(images: DataFrame) -> DataFrame:

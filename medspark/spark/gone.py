@@ -13,6 +13,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from medspark.containers import SEPARATOR, split_path
 from medspark.files import real_path
+from medspark.remote import is_remote
 from medspark.spark import tables
 from medspark.warehouse import Warehouse
 
@@ -23,14 +24,14 @@ MARKED = ("features", "quarantine", "predictions")
 def vanished(previous: DataFrame, images: DataFrame, roots: Collection[str]) -> DataFrame:
     """Return the rows of files that were listed before below these roots and are there no more: status ``gone``.
 
-    What cannot be looked at is not gone: a directory may be closed to us for a night.
+    What cannot be looked at is not gone: a directory may be closed to us for a night. In an object store it is gone if
+    the listing does not show it: one that fails, fails the job.
     """
     below = (F.startswith("path", F.lit(root.rstrip("/") + "/")) for root in roots)
     missing = previous.where(functools.reduce(operator.or_, below)).join(images.select("path"), "path", "left_anti")
     archive = F.substring_index("path", SEPARATOR, 1).alias("_archive")
-    opened = images.where("format is not null").select(archive).distinct().withColumn("_is_opened", F.lit(True))
-    asked = missing.withColumn("_archive", archive).join(opened, "_archive", "left")
-    asked = asked.withColumn("_is_opened", F.coalesce("_is_opened", F.lit(False))).drop("_archive")
+    listed = images.groupBy(archive).agg(F.max(F.col("format").isNotNull()).alias("_is_opened"))
+    asked = missing.withColumn("_archive", archive).join(listed, "_archive", "left").drop("_archive")
     gone = asked.mapInArrow(lambda batches: map(_only_gone, batches), asked.schema).select(*tables.IMAGES.names)
     since = F.coalesce("gone_at", F.current_timestamp())
     return gone.withColumns({"status": F.lit("gone"), "reason": F.lit(None).cast("string"), "gone_at": since})
@@ -38,16 +39,18 @@ def vanished(previous: DataFrame, images: DataFrame, roots: Collection[str]) -> 
 
 def mark_gone(images: DataFrame, warehouse: Warehouse, run_id: str) -> None:
     """Set ``gone_at`` in the tables made of the images, and take it away from what came back."""
+    made = [name for name in MARKED if warehouse.files(name)]
+    if not made:
+        return
     # What is skipped now, such as a DICOMDIR in the place of an image, has no frames any more.
     skipped_at = F.when(F.col("status") == "skipped", F.current_timestamp())
     known = images.select("path", F.coalesce("gone_at", skipped_at).alias("_gone_at"))
     is_any_gone = not known.where("_gone_at is not null").isEmpty()
-    for name in MARKED:
-        files = warehouse.files(name)
+    for name in made:
         schema = from_arrow_schema(warehouse.schema(name))
-        if not files or "gone_at" not in schema.names:
+        if "gone_at" not in schema.names:
             continue
-        rows = images.sparkSession.read.schema(schema).parquet(*files)
+        rows = images.sparkSession.read.schema(schema).parquet(*warehouse.files(name))
         if not is_any_gone and rows.where("gone_at is not null").isEmpty():
             continue
         wrong = (
@@ -63,11 +66,16 @@ def mark_gone(images: DataFrame, warehouse: Warehouse, run_id: str) -> None:
 
 def _only_gone(batch: pa.RecordBatch) -> pa.RecordBatch:
     places = zip(batch.column("path").to_pylist(), batch.column("_is_opened").to_pylist(), strict=True)
-    # What was not in an archive that was opened is gone, too.
-    return batch.filter(pa.array([is_opened or _is_missing(path) for path, is_opened in places], pa.bool_()))
+    return batch.filter(pa.array([_is_missing(path, is_opened=is_opened) for path, is_opened in places], pa.bool_()))
 
 
-def _is_missing(shown: str) -> bool:
+def _is_missing(shown: str, *, is_opened: bool | None) -> bool:
+    """Tell whether what was not listed is gone; ``is_opened`` is of the archive it was in, None if that is not listed.
+
+    What is not in an archive that was opened is gone, too.
+    """
+    if is_opened or is_remote(shown):
+        return is_opened is not False
     archive, _ = split_path(shown) or (shown, None)
     try:
         # What is a directory now is no file any more; one that is closed is listed, and not asked for here.

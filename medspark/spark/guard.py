@@ -20,9 +20,11 @@ import pickle
 import resource
 import select
 import signal
+import struct
 import sys
 import traceback
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -34,7 +36,9 @@ from medspark.errors import is_out_of_memory
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_NAP_MS = 2  # when nothing is there yet: to be woken for each of many small results costs more than they do
+_LONGEST_NAP_MS, _A_HANDFUL = 20.0, 16  # to be woken for each of many small results costs more than they do
+_SIZE = struct.Struct("!Q")  # of a result, before it
+_PIECE = 1 << 18  # bytes: as much as waits between two processes
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
@@ -62,7 +66,7 @@ def guarded(
     try:
         while n_done < len(items):
             child = child or _Child(work, items[n_done:], memory_mb)
-            result, death = child.receive(seconds)
+            result, death = child.receive(seconds, is_last=n_done == len(items) - 1)
             if death is not None:
                 is_to_blame = child.n_done == 0 or death.reason == "timeout"
                 child = None
@@ -94,26 +98,32 @@ class _Child:
             self.pid = os.fork()
         if self.pid == 0:
             try:
-                theirs.send_bytes(_serve(parent, theirs, work, items, memory_mb))
+                _send(theirs, _serve(parent, theirs, work, items, memory_mb))
             finally:  # never back into the frames of the worker, nor to what it does at its exit
                 os._exit(0)
         theirs.close()
+        self.nap_ms = 1.0
+        self.bytes = bytearray()  # what has come of a message that is not whole yet
+        self.messages: deque[bytes] = deque()
         self.ended, self.ready = select.poll(), select.poll()
         self.ended.register(self.pipe, 0)
         self.ready.register(self.pipe, select.POLLIN)
 
-    def receive(self, seconds: float) -> tuple[Any, Death | None]:
+    def receive(self, seconds: float, *, is_last: bool) -> tuple[Any, Death | None]:
         """Return the next result, or how the process died before it."""
-        if not self.ready.poll(0):
-            self.ended.poll(_NAP_MS)
+        if not self.messages and not is_last and not self.ready.poll(0):
+            self.ended.poll(self.nap_ms)
+            if self.ready.poll(0):
+                self._read()
+            # So long that a handful comes meanwhile, and never so long that the pipe is full before.
+            self.nap_ms = min(_LONGEST_NAP_MS, self.nap_ms * _A_HANDFUL / max(1, len(self.messages)))
+        while not self.messages:
             if not self.ready.poll(seconds * 1000):
                 self.end()
                 return None, Death("timeout", f"took longer than {seconds:g} s (limits.seconds_per_file)")
-        try:
-            message = self.pipe.recv_bytes()
-        except (EOFError, OSError):
-            return None, Death("crashed", _last_words(self.end()))
-        result, death, trace = pickle.loads(message)  # noqa: S301 - from our own child
+            if not self._read():
+                return None, Death("crashed", _last_words(self.end()))
+        result, death, trace = pickle.loads(self.messages.popleft())  # noqa: S301 - from our own child
         if trace is not None:
             raise RuntimeError(f"in the child process:\n{trace}")
         if death is None:
@@ -121,6 +131,24 @@ class _Child:
         else:
             self.end()
         return result, death
+
+    def _read(self) -> bool:
+        """Take what has come; False if nothing will come any more."""
+        try:
+            found = os.read(self.pipe.fileno(), _PIECE)
+        except OSError:
+            return False
+        self.bytes += found
+        first = 0
+        while len(self.bytes) - first >= _SIZE.size:
+            start = first + _SIZE.size
+            (size,) = _SIZE.unpack_from(self.bytes, first)
+            if len(self.bytes) - start < size:
+                break
+            first = start + size
+            self.messages.append(bytes(self.bytes[start:first]))
+        del self.bytes[:first]
+        return bool(found)
 
     def end(self) -> int:
         """Kill the process if it still runs; return its exit code, or minus the signal that ended it."""
@@ -170,7 +198,7 @@ def _serve(parent: int, pipe: Connection, work: Callable[[Any], Any], items: Seq
         _leave(parent, pipe, memory_mb)
         while True:
             for item in items:
-                pipe.send_bytes(pickle.dumps((work(item), None, None)))
+                _send(pipe, pickle.dumps((work(item), None, None)))
             items = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our own parent
     except Exception as error:  # noqa: BLE001 - the parent raises it
         if is_out_of_memory(error):
@@ -178,6 +206,12 @@ def _serve(parent: int, pipe: Connection, work: Callable[[Any], Any], items: Seq
         return pickle.dumps((None, None, traceback.format_exc()))
     except BaseException as error:  # noqa: BLE001 - its kind only: what it says may be a patient's
         return pickle.dumps((None, Death("crashed", f"ended the process ({type(error).__name__})"), None))
+
+
+def _send(pipe: Connection, message: bytes) -> None:
+    left = memoryview(_SIZE.pack(len(message)) + message)
+    while left:
+        left = left[os.write(pipe.fileno(), left) :]
 
 
 def _leave(parent: int, pipe: Connection, memory_mb: int) -> None:
