@@ -49,6 +49,7 @@ def run(spark: SparkSession, config: Config) -> int:
         warehouse.append_rows("leaks", table_rows(leaked, this.run_id), tables.arrow(tables.LEAKS))
         require_clean(leaked, config.split, warehouse.path("leaks"))
         print(f"train: kept together: {describe(leaked)}")
+    tracker = tracking.connect(config.mlflow) if config.mlflow.tracking_uri else None
     chosen, others = _chosen(spark, data, candidates, config, this)
     if is_exact:
         trained, X = learn(spark, data, chosen, seed=seed), data.X[data.is_train]
@@ -66,14 +67,13 @@ def run(spark: SparkSession, config: Config) -> int:
     warehouse.append_rows("evaluations", others, tables.arrow(tables.EVALUATIONS))
     n_files = len(set(data.rows["path"].to_pylist()))
     this.finish(warehouse, Counts(n_files, n_processed=n_files), recipe_id=recipe_id, model_id=saved.model_id)
-    if config.mlflow.tracking_uri:
-        print(f"train: run {tracking.log(saved, config.mlflow)} of MLflow")
     print(f"train: model {saved.model_id}")
     print("  held out: " + ", ".join(f"{name} {metrics[name]:.4g}" for name in _SHOWN if metrics[name] is not None))
     _print_table(others)
     for failure in failures:
         print(f"train: {failure}; the current model stays")
-    return NOT_ACCEPTABLE if failures else DONE
+    is_told = tracker is None or _tell(tracker, saved)
+    return DONE if is_told and not failures else NOT_ACCEPTABLE
 
 
 def _labelled(spark: SparkSession, warehouse: Warehouse, config: Config) -> DataFrame:
@@ -132,6 +132,16 @@ def _chosen(
     return best, rows + [
         row(one, of, data, purpose="compare", run_id=this.run_id) for one, of in zip(others, found, strict=True)
     ]
+
+
+def _tell(tracker: tracking.Tracker, model: bundle.Bundle) -> bool:
+    """Write a model down in MLflow, and tell whether MLflow took it: the model is saved whatever becomes of that."""
+    try:
+        print(f"train: run {tracker.log(model)} of MLflow")
+    except OSError as error:
+        print(f"train: {model.model_id} is saved, but MLflow did not take it: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _failures(metrics: Mapping[str, Any], config: Config) -> Iterator[str]:

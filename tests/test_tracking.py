@@ -1,5 +1,7 @@
 """What MLflow is told of a model, read back by MLflow itself."""
 
+import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from test_bundle import MODEL, make_manifest, make_split
 from medspark import bundle
 from medspark.config import MlflowConfig
 from medspark.errors import ConfigError
-from medspark.tracking import log
+from medspark.tracking import connect
 
 METRICS = {
     "auc": 0.875,
@@ -33,7 +35,7 @@ def test_a_bundle_comes_back_from_mlflow_as_it_was_saved_with_its_numbers(model,
     mlflow = pytest.importorskip("mlflow", reason="needs medspark[mlflow]")
     uri = (tmp_path / "mlruns").as_uri()
     config = MlflowConfig(tracking_uri=uri, experiment="chests", registered_model="pneumonia")
-    runs = [log(model, config) for _ in range(2)]
+    runs = [connect(config).log(model) for _ in range(2)]
 
     client = mlflow.MlflowClient(uri, uri)
     found = client.get_run(runs[1])
@@ -49,7 +51,29 @@ def test_a_bundle_comes_back_from_mlflow_as_it_was_saved_with_its_numbers(model,
     np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
 
 
-def test_a_missing_package_is_told_with_the_way_out(model, monkeypatch):
+@pytest.mark.filterwarnings("default")
+def test_what_mlflow_does_not_take_is_told_in_a_line(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    pytest.importorskip("mlflow", reason="needs medspark[mlflow]")
+    store = tmp_path / "mlruns"
+    tracker = connect(MlflowConfig(tracking_uri=store.as_uri()))
+    shutil.rmtree(store)
+    with pytest.raises(ConnectionError, match=r"^[^\n]*does not exist[^\n]*$"):
+        tracker.log(model)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_server_that_does_not_answer_is_told_before_anything_is_learned(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    pytest.importorskip("mlflow", reason="needs medspark[mlflow]")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        uri = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=rf"mlflow\.tracking_uri = '{uri}': "):
+            connect(MlflowConfig(tracking_uri=uri))
+
+
+def test_a_missing_package_is_told_with_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(ConfigError, match=r"pip install 'medspark\[mlflow\]'"):
-        log(model, MlflowConfig(tracking_uri="http://localhost"))
+        connect(MlflowConfig(tracking_uri="http://localhost"))
