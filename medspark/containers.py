@@ -1,5 +1,6 @@
 """Archives as directories: ``archive.zip!/inner/path`` names a member, which is read without unpacking to disk."""
 
+import errno
 import io
 import os
 import tarfile
@@ -8,8 +9,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from typing import IO
 
+from medspark import remote
 from medspark.errors import (
     CorruptError,
     EmptyFileError,
@@ -20,11 +23,14 @@ from medspark.errors import (
     UnsupportedFormatError,
     VanishedError,
 )
-from medspark.files import read_bytes, real_path, show_path
+from medspark.files import open_remote, read_all, read_bytes, real_path, show_path, size_of, state_of
 
 SEPARATOR = "!/"
 FORMATS = frozenset({"zip", "tar", "gzip"})
 """What ``sniff`` calls a file that may be an archive."""
+
+WHOLE_BYTES = 256 << 20
+"""An archive in an object store is read whole up to so many bytes: each member of it costs a request or more."""
 
 Info = zipfile.ZipInfo | tarfile.TarInfo
 
@@ -84,7 +90,7 @@ class Archive:
 def split_path(shown: str) -> tuple[str, str] | None:
     """Return the archive and the member that a path names, or None if it names a file."""
     archive, separator, name = shown.partition(SEPARATOR)
-    if not separator or os.path.lexists(real_path(shown)):
+    if not separator or (not _is_object(archive) if remote.is_remote(shown) else os.path.lexists(real_path(shown))):
         return None
     return archive, name
 
@@ -124,24 +130,55 @@ def why_not(content: bytes) -> ImageError:
 class _Cache:
     """The archive that was read last: its members come in a row."""
 
-    identity: tuple[str, int, int] | None = None
+    identity: tuple[str, int, int | str] | None = None
     archive: Archive | None = None
+    object: str | None = None  # the path that was last found to be one in an object store
 
 
-def _opened(shown: str) -> Archive:
+def _is_object(shown: str) -> bool:
+    """Tell whether a name before the separator is that of an object, and not of a prefix that looks like it."""
+    if shown != _Cache.object:
+        try:
+            if remote.look(os.fsdecode(real_path(shown))) is None:
+                return False
+        except VanishedError:
+            return False
+        except UnreadableError:  # to open it will tell
+            return True
+        _Cache.object = shown
+    return True
+
+
+def at_hand(file: BufferedReader) -> IO[bytes]:
+    """Return an archive's file; of a small one in an object store the content, for there each seek is a request.
+
+    Raises UnreadableError.
+    """
+    if not isinstance(file.raw, remote.Object) or size_of(file) > WHOLE_BYTES:
+        return file
+    with file:
+        return io.BytesIO(read_all(file, max_bytes=WHOLE_BYTES))
+
+
+def _open(shown: str) -> BufferedReader:
+    if remote.is_remote(shown):
+        return open_remote(shown)
     try:
-        file = os.fdopen(os.open(real_path(shown), os.O_RDONLY | os.O_CLOEXEC), "rb")
+        return os.fdopen(os.open(real_path(shown), os.O_RDONLY | os.O_CLOEXEC), "rb")
     except (FileNotFoundError, NotADirectoryError):
         raise VanishedError("the archive is gone") from None
     except OSError as error:
         raise UnreadableError(f"the archive cannot be opened: {os.strerror(error.errno or 0)}") from None
-    facts = os.fstat(file.fileno())
-    identity = (shown, facts.st_size, facts.st_mtime_ns)
+
+
+def _opened(shown: str) -> Archive:
+    file = _open(shown)
+    identity = (shown, *state_of(file))
     if _Cache.archive is not None and _Cache.identity == identity:
         file.close()
         return _Cache.archive
     try:
-        archive = Archive.read(file)
+        archive = Archive.read(at_hand(file))
     except ImageError:
         file.close()
         raise
@@ -172,4 +209,6 @@ def _reasons() -> Iterator[None]:
     except (RuntimeError, NotImplementedError):
         raise UnsupportedFormatError("the archive is encrypted, or packed in a way that is not known here") from None
     except (zlib.error, tarfile.TarError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EIO:
+            raise UnreadableError(f"the archive cannot be read: {os.strerror(errno.EIO)}") from None
         raise CorruptError(f"the archive cannot be unpacked ({type(error).__name__})") from None

@@ -1,4 +1,7 @@
-"""Files as the archive has them: every name the file system can hold, and bytes or a reason why not."""
+"""Files as the archive has them: every name the file system can hold, and bytes or a reason why not.
+
+What begins with the scheme of an object store is opened and listed there (``medspark/remote.py``).
+"""
 
 import os
 import re
@@ -7,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BufferedReader
 
+from medspark import remote
 from medspark.errors import EmptyFileError, TooLargeError, UnreadableError, VanishedError
 
 _ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
@@ -39,6 +43,12 @@ def open_file(shown: str) -> BufferedReader:
 
     Raises VanishedError, UnreadableError (permission, not a regular file) or EmptyFileError.
     """
+    if remote.is_remote(shown):
+        file = open_remote(shown)
+        if size_of(file):
+            return file
+        file.close()
+        raise EmptyFileError("the object has no bytes")
     try:
         # Opening a named pipe would wait for a writer that never comes.
         handle = os.open(real_path(shown), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -55,9 +65,27 @@ def open_file(shown: str) -> BufferedReader:
     raise UnreadableError("not a regular file")
 
 
+def open_remote(shown: str) -> BufferedReader:
+    """Return an open object of an object store, empty or not. Raises VanishedError or UnreadableError."""
+    return remote.open_object(os.fsdecode(real_path(shown)))
+
+
+def state_of(file: BufferedReader) -> tuple[int, int | str]:
+    """Return the size of an open file, and its time or what its object store has in the place of one."""
+    if isinstance(file.raw, remote.Object):
+        return file.raw.size, file.raw.version
+    facts = os.fstat(file.fileno())
+    return facts.st_size, facts.st_mtime_ns
+
+
+def size_of(file: BufferedReader) -> int:
+    """Return how many bytes an open file has."""
+    return state_of(file)[0]
+
+
 def read_all(file: BufferedReader, *, max_bytes: int) -> bytes:
     """Return the content of an open file. Raises TooLargeError or UnreadableError (I/O error)."""
-    size = os.fstat(file.fileno()).st_size
+    size = size_of(file)
     if size > max_bytes:
         raise TooLargeError(f"{size} bytes, the limit is {max_bytes} (limits.memory_mb)")
     try:
@@ -98,8 +126,11 @@ def walk(directory: Directory, *, is_deep: bool = True) -> Iterator[Entry]:
 
     A link to a directory is followed only if it leads out of the root: what lies inside is listed under its own name,
     and a loop ends. Whatever is no directory is a file, dangling links and pipes too; what begins with a dot, or lies
-    in a directory that does, is hidden.
+    in a directory that does, is hidden. Raises UnreadableError where an object store cannot be listed.
     """
+    if remote.is_remote(os.fsdecode(directory.path)):
+        yield from _objects(directory, is_deep=is_deep)
+        return
     todo = [directory]
     while todo:
         here = todo.pop()
@@ -117,7 +148,13 @@ def walk(directory: Directory, *, is_deep: bool = True) -> Iterator[Entry]:
 
 
 def subdirectories(directory: Directory) -> list[Directory]:
-    """Return the directories that ``walk`` would enter from this one, as far as it can be read."""
+    """Return the directories that ``walk`` would enter from this one, as far as it can be read.
+
+    Raises UnreadableError where an object store cannot be listed.
+    """
+    if remote.is_remote(os.fsdecode(directory.path)):
+        prefixes = sorted(os.fsencode(prefix) for prefix in remote.prefixes(os.fsdecode(directory.path)))
+        return [replace(directory, path=prefix) for prefix in prefixes]
     below: list[Directory] = []
     try:
         with os.scandir(directory.path) as children:
@@ -137,6 +174,13 @@ def _entered(here: Directory, child: os.DirEntry[bytes]) -> list[Directory]:
         return []
     hidden = here.is_hidden or child.name.startswith(b".")
     return [Directory(child.path, here.root, hidden, here.ancestors | identity)]
+
+
+def _objects(directory: Directory, *, is_deep: bool) -> Iterator[Entry]:
+    for found in remote.objects(os.fsdecode(directory.path), is_deep=is_deep):
+        names = found.uri.removeprefix(os.fsdecode(directory.root) + "/").split("/")
+        is_hidden = any(name.startswith(".") for name in names if name not in (".", ".."))
+        yield Entry(os.fsencode(found.uri), found.size_bytes, found.modified_ns, is_hidden)
 
 
 def file_entry(path: bytes) -> Entry:
@@ -173,5 +217,11 @@ def _lies_in(path: bytes, directory: bytes) -> bool:
 
 
 def is_inside(path: str, directory: str) -> bool:
-    """Tell whether a path lies in a directory, links resolved."""
+    """Tell whether a path lies in a directory, links resolved; either may be in an object store."""
+    if remote.is_remote(path) or remote.is_remote(directory):
+        return _lies_in(os.fsencode(_canonical(path)), os.fsencode(_canonical(directory)))
     return _lies_in(os.path.realpath(os.fsencode(path)), os.path.realpath(os.fsencode(directory)))
+
+
+def _canonical(path: str) -> str:
+    return remote.Place.of(path).uri if remote.is_remote(path) else os.path.realpath(path)

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports from layers above its own line, and within its own package.
 LAYERS = (
     ("errors", "compiled"),
+    ("remote",),
     ("frame", "files", "java"),
     ("ops", "containers"),
     (
@@ -33,6 +34,7 @@ LAYERS = (
     ("upkeep", "exchange", "tracking"),
     ("spark", "daemon"),
     ("jobs",),
+    ("ship",),
     ("classes", "demo", "doctor", "submit"),
     ("cli",),
 )

@@ -10,7 +10,7 @@ from typing import Protocol
 from medspark import containers
 from medspark.containers import read_source, split_path
 from medspark.errors import EmptyFileError, NotAnImageError, UnsupportedFormatError
-from medspark.files import open_file, read_all, show_path
+from medspark.files import open_file, read_all, show_path, size_of
 from medspark.frame import DEFAULT_LIMITS, Frame, Limits
 from medspark.readers import dicom, jpeg, nifti, npy, raster
 from medspark.readers.formats import HEAD_BYTES, sniff
@@ -45,7 +45,7 @@ def opened(shown: str, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes | B
 
 
 def _is_large_dicom(file: BufferedReader) -> bool:
-    if os.fstat(file.fileno()).st_size <= LARGE_BYTES:
+    if size_of(file) <= LARGE_BYTES:
         return False
     head = file.read(HEAD_BYTES)
     file.seek(0)
@@ -75,7 +75,7 @@ def read_frames(
 
 
 def read_image(source: str | Path | bytes, *, raw: bool = False) -> list[Frame]:
-    """Return the frames of an image file, given by its path or its content.
+    """Return the frames of an image file, given by its path, its URI in an object store or its content.
 
     ``pixels`` are the grayscale values after the modality transform (HU for CT); with ``raw`` the stored values, rows x
     columns or rows x columns x samples, neither rescaled nor converted. Raises a subclass of ImageError.

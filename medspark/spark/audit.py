@@ -1,7 +1,7 @@
 """What stands on both sides of a split is found before anything is trained, and kept together where that is wanted."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from medspark.frame import Image, Limits
 from medspark.likeness import COPY, likeness
 from medspark.readers import opened, read_frames
 from medspark.spark import leaks
+from medspark.spark.guard import Death, guarded
 from medspark.spark.train import TrainingData, with_sides
 
 _WORDS = {
@@ -84,17 +85,24 @@ def _copies(pairs: DataFrame, rows: DataFrame, limits: Limits) -> DataFrame:
 
 
 def _looked_at(batch: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
-    places = zip(*(batch.column(name).to_pylist() for name in leaks.PAIRS[:5]), strict=True)
-    return batch.filter(
-        pa.array([kind == "same_bytes" or _is_copy((a, i), (b, j), limits) for a, i, b, j, kind in places])
-    )
+    pairs = list(zip(*(batch.column(name).to_pylist() for name in leaks.PAIRS[:5]), strict=True))
+    found = guarded(_IsCopy(limits), pairs, seconds=2 * limits.seconds_per_file, memory_mb=2 * limits.memory_mb)
+    # What cannot be read any more: its fingerprint is all there is.
+    return batch.filter(pa.array([isinstance(is_copy, Death) or is_copy for is_copy in found], pa.bool_()))
 
 
-def _is_copy(one: tuple[str, int], other: tuple[str, int], limits: Limits) -> bool:
-    try:
-        return likeness(_pixels(*one, limits), _pixels(*other, limits)) >= COPY
-    except ImageError:  # it cannot be read any more: its fingerprint is all there is
-        return True
+@dataclass(frozen=True)
+class _IsCopy:
+    """What is done in a child: a client of an object store does not bear the fork of another."""
+
+    limits: Limits
+
+    def __call__(self, pair: tuple[str, int, str, int, str]) -> bool:
+        a, i, b, j, kind = pair
+        try:
+            return kind == "same_bytes" or likeness(_pixels(a, i, self.limits), _pixels(b, j, self.limits)) >= COPY
+        except ImageError:
+            return True
 
 
 def _pixels(path: str, number: int, limits: Limits) -> Image:

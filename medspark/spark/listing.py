@@ -4,7 +4,9 @@ import glob
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from typing import IO, Any
 
 import pyarrow as pa
@@ -12,10 +14,20 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from medspark import containers
-from medspark.errors import ConfigError, ImageError
-from medspark.files import Directory, Entry, file_entry, is_inside, real_path, show_path, subdirectories, walk
-from medspark.frame import Limits
+from medspark import containers, remote
+from medspark.errors import ConfigError, ImageError, UnreadableError, VanishedError
+from medspark.files import (
+    Directory,
+    Entry,
+    file_entry,
+    is_inside,
+    open_remote,
+    real_path,
+    show_path,
+    subdirectories,
+    walk,
+)
+from medspark.frame import DEFAULT_LIMITS, Limits
 from medspark.privacy.pseudonym import pseudonym
 from medspark.readers import headers
 from medspark.readers.formats import HEAD_BYTES, sniff
@@ -28,9 +40,10 @@ _A_WEEK = 7 * 24 * 3600.0
 
 
 def list_files(spark: SparkSession, inputs: tuple[str, ...]) -> DataFrame:
-    """Return a row for each file of the inputs (directories, files or globs), with status ``listed`` or why not.
+    """Return a row for each file of the inputs, with status ``listed`` or why not.
 
-    Raises ConfigError for an input that is not there.
+    An input is a directory, a file or a glob, or the URI of a prefix or an object in an object store. Raises
+    ConfigError for one that is not there; a part of an object store that cannot be listed later on fails the job.
     """
     directories, files = _expand(inputs)
     n_tasks = 4 * spark.sparkContext.defaultParallelism
@@ -43,7 +56,10 @@ def list_files(spark: SparkSession, inputs: tuple[str, ...]) -> DataFrame:
         # Each task lists whole subtrees, so that nothing but directories is ever held by the driver.
         for number in (number for batch in batches for number in batch.column("id").to_pylist()):
             directory, is_deep = trees[number]
-            yield from _listed((entry, directory.root) for entry in walk(directory, is_deep=is_deep))
+            if remote.is_remote(os.fsdecode(directory.path)):
+                yield from _listed_apart(directory, is_deep=is_deep)
+            else:
+                yield from _walked(directory, is_deep=is_deep)
 
     numbers = spark.range(0, len(trees), numPartitions=min(n_tasks, len(trees)))  # a task costs as much as 100 files
     return numbers.mapInArrow(walked, LISTING).unionByName(listed)
@@ -69,9 +85,16 @@ def index_table(
 
 
 def roots(inputs: tuple[str, ...]) -> list[str]:
-    """Return the directories that the inputs lie in, as they are shown."""
+    """Return the directories that the inputs lie in, as they are shown.
+
+    For an object that is given by itself, it is the one that it would be as an archive: nothing beside it was listed.
+    """
     directories, files = _expand(inputs)
-    return sorted({show_path(directory.root) for directory in directories} | {show_path(root) for _, root in files})
+    places = {show_path(directory.root) for directory in directories}
+    for entry, root in files:
+        shown = show_path(entry.path)
+        places.add(f"{shown}{containers.SEPARATOR}" if remote.is_remote(shown) else show_path(root))
+    return sorted(places)
 
 
 def is_listed_by(uri: str, path: str) -> bool:
@@ -84,6 +107,9 @@ def _expand(inputs: tuple[str, ...]) -> tuple[list[Directory], list[tuple[Entry,
     directories: list[Directory] = []
     files: list[tuple[Entry, bytes]] = []
     for text in inputs:
+        if remote.is_remote(text):
+            _look(text, directories, files)
+            continue
         pattern = os.path.abspath(text.removeprefix("file://").encode("utf-8", "surrogateescape"))
         if os.path.lexists(pattern):
             matches, root = [pattern], pattern if os.path.isdir(pattern) else os.path.dirname(pattern)
@@ -100,6 +126,31 @@ def _expand(inputs: tuple[str, ...]) -> tuple[list[Directory], list[tuple[Entry,
     return directories, files
 
 
+def _look(uri: str, directories: list[Directory], files: list[tuple[Entry, bytes]]) -> None:
+    """Add what a URI names; no part of it is a wildcard, for any character may be in a key."""
+    place = os.fsencode(remote.Place.of(uri).uri.removesuffix("/"))
+    with _told(f"--input {uri}"):
+        found = remote.look(uri)
+    if found is None:
+        directories.append(Directory(place, place))
+    else:
+        files.append((Entry(place, found.size_bytes, found.modified_ns), place.rpartition(b"/")[0]))
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turn what an object store refuses into an error of the configuration."""
+    try:
+        yield
+    except VanishedError:
+        raise ConfigError(f"{what}: no such object, and as a prefix it holds none") from None
+    except UnreadableError as error:
+        raise ConfigError(
+            f"{what}: {error}. Look at the name, the network, AWS_ENDPOINT_URL, AWS_REGION and the credentials"
+            " (docs/storage.md)"
+        ) from None
+
+
 def _fixed_part(pattern: bytes) -> bytes:
     """Return the directory of a glob that is before its first wildcard."""
     parts = pattern.split(b"/")
@@ -112,12 +163,40 @@ def _spread(directories: list[Directory], *, wanted: int) -> list[tuple[Director
     shallow: list[Directory] = []
     deep = list(directories)
     while deep and len(deep) < wanted:
-        below = [(directory, subdirectories(directory)) for directory in deep]
+        below = [(directory, _below(directory)) for directory in deep]
         if not any(inner for _, inner in below):
             break
         shallow += [directory for directory, inner in below if inner]
         deep = [child for directory, inner in below for child in inner or [directory]]
     return [(directory, False) for directory in shallow] + [(directory, True) for directory in deep]
+
+
+def _below(directory: Directory) -> list[Directory]:
+    with _told(f"--input {show_path(directory.path)}"):
+        return subdirectories(directory)
+
+
+def _walked(directory: Directory, *, is_deep: bool) -> Iterator[pa.RecordBatch]:
+    return _listed((entry, directory.root) for entry in walk(directory, is_deep=is_deep))
+
+
+def _listed_apart(directory: Directory, *, is_deep: bool) -> list[pa.RecordBatch]:
+    """Return what ``_walked`` yields, listed in a child: this process could not fork any more.
+
+    Raises UnreadableError.
+    """
+    (found,) = guarded(_walked_whole, [(directory, is_deep)], seconds=_A_WEEK, memory_mb=DEFAULT_LIMITS.memory_mb)
+    if isinstance(found, (Death, str)):
+        raise UnreadableError(f"{show_path(directory.path)}: {found if isinstance(found, str) else found.error}")
+    return found
+
+
+def _walked_whole(tree: tuple[Directory, bool]) -> list[pa.RecordBatch] | str:
+    """Return the rows of a tree, or why it cannot be listed."""
+    try:
+        return list(_walked(tree[0], is_deep=tree[1]))
+    except UnreadableError as error:
+        return str(error)
 
 
 def _listed(entries: Iterable[tuple[Entry, bytes]]) -> Iterator[pa.RecordBatch]:
@@ -180,7 +259,7 @@ class _Facts:
         try:
             with _opened(shown) as file:
                 return _facts(file, self.key)
-        except OSError:
+        except (OSError, ImageError):
             return {}
 
 
@@ -191,13 +270,15 @@ class _Members:
     def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Return a row for each member of an archive; none if it cannot be opened."""
         try:
-            with _opened(row["path"]) as file:
-                return _members(row, file, self.key)
-        except OSError:
+            with _opened(row["path"]) as file, containers.at_hand(file) as archive:
+                return _members(row, archive, self.key)
+        except (OSError, ImageError):
             return []
 
 
-def _opened(shown: str) -> IO[bytes]:
+def _opened(shown: str) -> BufferedReader:
+    if remote.is_remote(shown):
+        return open_remote(shown)
     # Opening a named pipe would wait for a writer that never comes.
     return os.fdopen(os.open(real_path(shown), os.O_RDONLY | os.O_NONBLOCK), "rb")
 

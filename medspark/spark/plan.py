@@ -3,6 +3,7 @@
 import functools
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
@@ -13,6 +14,7 @@ from medspark.errors import ImageError
 from medspark.frame import Limits
 from medspark.readers import opened
 from medspark.recipe import sha256
+from medspark.spark.guard import Death, guarded
 from medspark.spark.runs import Counts
 from medspark.spark.tables import IMAGES
 
@@ -72,18 +74,23 @@ def with_plan(known: DataFrame, *, decoders: str, retry: Sequence[str] = ()) -> 
 
 
 def _hashed(batch: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
+    """Return the hash of each file, read in a child: a client of an object store does not bear the fork of another."""
     paths = batch.column("path").to_pylist()
-    return pa.RecordBatch.from_pydict(
-        {"path": paths, "_sha": pa.array([_sha256(path, limits) for path in paths], pa.string())}
-    )
+    found = guarded(_Sha256(limits), paths, seconds=limits.seconds_per_file, memory_mb=limits.memory_mb)
+    hashes = [None if isinstance(digest, Death) else digest for digest in found]
+    return pa.RecordBatch.from_pydict({"path": paths, "_sha": pa.array(hashes, pa.string())})
 
 
-def _sha256(path: str, limits: Limits) -> str | None:
-    try:
-        with opened(path, limits=limits) as content:
-            return sha256(content)
-    except ImageError:  # extract will say what is wrong with it
-        return None
+@dataclass(frozen=True)
+class _Sha256:
+    limits: Limits
+
+    def __call__(self, path: str) -> str | None:
+        try:
+            with opened(path, limits=self.limits) as content:
+                return sha256(content)
+        except ImageError:  # extract will say what is wrong with it
+            return None
 
 
 def _any_of(question: Callable[[Column], Column]) -> Column:

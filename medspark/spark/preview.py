@@ -1,6 +1,7 @@
 """A contact sheet: a few images, small, with the planes of the recipe beside them."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from medspark.ops import Op, bind
 from medspark.readers import opened, read_frames
 from medspark.recipe import Recipe
 from medspark.report import Sample, thumbnail
+from medspark.spark.guard import Death, guarded
 from medspark.steps import STEPS
 
 _SCHEMA = "path string, modality string, plane string, rows int, columns int, pixels binary"
@@ -32,13 +34,26 @@ def contact_sheet(features: DataFrame, recipe: Recipe, *, n: int, limits: Limits
     def draw(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         recipe.warm_up()
         for batch in batches:
-            for path in batch.column("path").to_pylist():
-                yield pa.RecordBatch.from_pylist(list(_planes(path, recipe, limits)), schema=_ARROW)
+            paths, work = batch.column("path").to_pylist(), _Planes(recipe, limits)
+            for rows in guarded(work, paths, seconds=limits.seconds_per_file, memory_mb=limits.memory_mb):
+                if not isinstance(rows, Death):  # it was measured before; the sheet has one less
+                    yield pa.RecordBatch.from_pylist(rows, schema=_ARROW)
 
     found: dict[str, list[Any]] = {}
     for row in chosen.mapInArrow(draw, _SCHEMA).collect():
         found.setdefault(row["path"], []).append(row)
     return [_sample(number, rows) for number, rows in enumerate(found.values(), 1)]
+
+
+@dataclass(frozen=True)
+class _Planes:
+    """What is done in a child: a client of an object store does not bear the fork of another."""
+
+    recipe: Recipe
+    limits: Limits
+
+    def __call__(self, path: str) -> list[dict[str, Any]]:
+        return list(_planes(path, self.recipe, self.limits))
 
 
 def _planes(path: str, recipe: Recipe, limits: Limits) -> Iterator[dict[str, Any]]:

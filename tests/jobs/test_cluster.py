@@ -4,9 +4,14 @@ The recipe has a feature that waits at a gate once some files are measured. So w
 and when it is killed does not depend on how fast the machine is.
 """
 
+import contextlib
+import hashlib
+import json
 import shutil
+import sys
 from pathlib import Path
 
+import hosts
 import pytest
 from cluster import parent, processes, running
 from line import last_run, rows, run
@@ -32,12 +37,36 @@ def gated(image, *, place, n_free):
             time.sleep(0.01)
     return {"gated": float(image.std())}
 """
+PROBE = """
+import json, sys
+from pathlib import Path
+from pyspark.sql import SparkSession, functions as F
+from medspark.jobs import extract
+
+def found(_):
+    import sys, numpy, medspark
+    return [sys.executable, str(sys.version_info[:2]), numpy.__file__, medspark.__file__, *sys.path]
+
+def on_disk(home, text):
+    files = [path for path in Path(home).glob("*/*/blockmgr-*/*/shuffle_*.data")]
+    return len(files), any(text.encode() in path.read_bytes() for path in files)
+
+told, home, *options = sys.argv[1:]
+spark = SparkSession.builder.getOrCreate()
+places = spark.sparkContext.parallelize(range(4), 4).map(found).collect()
+shuffled = spark.range(4).select(F.sha2(F.col("id").cast("string"), 256)).repartition(4).rdd
+shuffled.count()
+Path(told).write_text(json.dumps({"places": places, "shuffled": on_disk(home, sys.argv[3])}))
+sys.exit(extract.main(options[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("cluster")) as cluster:
-        yield cluster
+    """A cluster of three hosts that reach nobody but each other; of this machine alone where none can be made."""
+    with contextlib.ExitStack() as stack:
+        machines = stack.enter_context(hosts.connected(3)) if hosts.can_be_made() else [hosts.LOOPBACK] * 3
+        yield stack.enter_context(running(tmp_path_factory.mktemp("cluster"), machines))
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +175,39 @@ def test_a_run_after_one_whose_driver_was_killed_does_the_rest(spark, cluster, h
     left = N_GOOD - len(published)
     assert len(workers(home)) - n_begun == left
     assert counts(warehouse) == wanted[1] | {"n_processed": left, "n_unchanged": len(published)}
+
+
+def test_executors_run_what_is_shipped_and_give_the_rows_of_local_mode(cluster, home, warehouse, wanted, tmp_path):
+    (tmp_path / "probe.py").write_text(PROBE)
+    secret = hashlib.sha256(b"3").hexdigest()
+    probe = (tmp_path / "probe.py", tmp_path / "told", cluster.home, secret, *options(home, warehouse))
+    plain = ("--conf", "spark.shuffle.compress=false")
+    cluster.succeed(cluster.submit("shipped", *plain, "--py-files", home / "gates.py", *probe, ships=True))
+    told = json.loads((tmp_path / "told").read_text())
+
+    for python, version, numpy, medspark, *path in told["places"]:
+        work = [place for place in cluster.executors() if numpy.startswith(f"{place}/environment/lib/")]
+        assert len(work) == 1
+        assert medspark == f"{work[0]}/package/medspark/__init__.py"
+        assert Path(python).resolve() == Path(sys.executable).resolve()
+        assert version == str(sys.version_info[:2])
+        assert not [place for place in path if place.startswith(sys.prefix) and "pyspark" not in place]
+    assert (tables(warehouse), counts(warehouse)) == wanted
+
+    n_files, is_plain = told["shuffled"]
+    assert n_files
+    assert not is_plain
+    logs = [log.read_text() for place in cluster.executors() for log in place.glob("std*")]
+    assert logs
+    assert not [log for log in logs if str(home / "archive") in log or str(warehouse) in log]
+
+
+def test_the_work_of_a_host_that_is_cut_off_is_done_by_another(cluster, home, begin, warehouse, wanted):
+    hosts.need()
+    job, worker = begin()
+    cluster.host_of(worker).cut_off()  # the last test: this host does not come back
+    (home / "gate").unlink()
+    cluster.succeed(job)
+    assert (tables(warehouse), counts(warehouse)) == wanted
+    assert len(workers(home)) > N_GOOD
+    assert b"no recent heartbeats" in (cluster.home / f"{warehouse.parent.name}.log").read_bytes()
