@@ -1,6 +1,8 @@
 """The Spark session of a job."""
 
+import contextlib
 import os
+import threading
 from importlib import resources
 
 from pyspark.sql import SparkSession
@@ -21,7 +23,15 @@ def session(name: str) -> SparkSession:
     spark = builder.getOrCreate()
     spark.conf.set("spark.sql.session.timeZone", "UTC")
     spark.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")  # Delta knows no INT96
+    if spark.sparkContext.master.startswith("local"):
+        threading.Thread(target=_wake_workers, args=(spark,), daemon=True).start()
     return spark
+
+
+def _wake_workers(spark: SparkSession) -> None:
+    """Start Python's daemon, whose imports take a second, while the driver still plans."""
+    with contextlib.suppress(Exception):  # whoever needs a worker will see what is wrong
+        spark.range(1).mapInArrow(lambda batches: batches, "id long").collect()
 
 
 def local_settings() -> dict[str, str]:
