@@ -59,10 +59,10 @@ def main() -> None:
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for number in range(given.rounds + 1):
             for name, run in runs.items():
-                before = _cpu()
+                before = cpu()
                 run().select("path", "probability").write.format("noop").mode("overwrite").save()
                 if number:  # the first starts workers and compiles
-                    seconds[name].append(_cpu() - before)
+                    seconds[name].append(cpu() - before)
         slowest = statistics.median(seconds["MLlib transform"])
         for name, found in seconds.items():
             median = statistics.median(found)
@@ -115,7 +115,7 @@ def _session() -> SparkSession:
     return builder.getOrCreate()
 
 
-def _cpu() -> float:
+def cpu() -> float:
     """Return the CPU seconds of all processes below this one: the JVM and its workers, which live on between tasks."""
     time.sleep(0.05)  # the kernel counts in ticks
     parents, ticks = {}, {}

@@ -73,9 +73,8 @@ def main() -> None:
     names = ("plain PySpark", "medspark, a script", "medspark extract")
     for name, column in zip(names, zip(*times, strict=True), strict=True):
         ratio = statistics.median(own / turn[0] for own, turn in zip(column, times, strict=True))
-        print(
-            f"{name:18} {statistics.median(column):6.2f} s {ratio:5.2f}x   {', '.join(f'{each:.2f}' for each in column)}"
-        )
+        seconds = ", ".join(f"{each:.2f}" for each in column)
+        print(f"{name:18} {statistics.median(column):6.2f} s {ratio:5.2f}x   {seconds}")
 
 
 def plain(place: Path) -> float:

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import distribution, version
 from pathlib import Path
 
-from medspark import ship
+from medspark import conf, ship
 from medspark.errors import ConfigError, did_you_mean
 from medspark.java import ensure_java
 
 USAGE = "usage: spark-submit.sh [spark-submit options] jobs/NAME.py [job options]"
 CHECKOUT = Path(__file__).parents[1]
-SETTINGS = CHECKOUT / "conf" / "spark"
+SETTINGS = Path(conf.__path__[0], "spark")
 SWITCHES = {"--help", "-h", "--load-spark-defaults", "--supervise", "--usage-error", "--verbose", "-v", "--version"}
 WITHOUT_JOB = {"--help", "-h", "--kill", "--status", "--usage-error", "--version"}
 CLUSTERS = {"spark://": "standalone", "yarn": "yarn", "k8s://": "kubernetes"}

@@ -42,6 +42,17 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def deploy() -> Path:
+    """Where the programs of an environment of others are: Airflow, linters, a server of S3."""
+    place = Path(__file__).parents[1] / ".venv-deploy"
+    if not (place / ".ready").exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI needs {place}: make deploy")
+        pytest.skip(f"there is no {place}: make deploy")
+    return place / "bin"
+
+
+@pytest.fixture(scope="session")
 def spark(spark_session):
     spark_session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
     spark_session.sparkContext.setLogLevel("ERROR")

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from medspark.errors import MedsparkError
 from medspark.spark.guard import guarded
 
@@ -74,13 +72,15 @@ class Store:
 
 
 @contextmanager
-def serving(directory):
-    """Run a server with two empty buckets; its log lies in the directory."""
-    pytest.importorskip("moto.server", reason="no S3 server: pip install 'moto[s3]' flask flask-cors")
+def serving(directory, tools):
+    """Run a server with two empty buckets, by the Python among the tools; its log lies in the directory."""
+    (packages,) = map(str, tools.parent.glob("lib/python*/site-packages"))
+    if packages not in sys.path:
+        sys.path.append(packages)  # after ours, which come first also where both have a package
     import boto3
 
     log = Path(directory) / "server.log"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    command = [str(tools / "python"), "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
     with log.open("wb") as file:
         server = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "NO_COLOR": "1"})
     try:

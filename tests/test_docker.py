@@ -32,17 +32,6 @@ POD = {
 }
 
 
-@pytest.fixture(scope="module")
-def deploy():
-    """Where the tools are, in an environment of their own."""
-    place = ROOT / ".venv-deploy"
-    if not (place / ".ready").exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI needs {place}: make deploy")
-        pytest.skip(f"there is no {place}: make deploy")
-    return place / "bin"
-
-
 def run(*command, **options):
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 

@@ -38,8 +38,8 @@ MARKS = ["a/mark/", "mark/"]
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("s3")) as store:
+def store(tmp_path_factory, deploy):
+    with serving(tmp_path_factory.mktemp("s3"), deploy) as store:
         store.put({key: key.encode() for key in KEYS + UNREACHABLE} | dict.fromkeys([*MARKS, "a/empty"], b""))
         yield store
 
@@ -195,8 +195,10 @@ def test_a_large_archive_is_read_where_its_members_lie(reached):
     end_idle()  # its limit is another one
 
 
-def test_what_may_not_be_read_is_unreadable_and_wrong_credentials_say_so_without_the_secret(tmp_path, monkeypatch):
-    with serving(tmp_path) as store:
+def test_what_may_not_be_read_is_unreadable_and_wrong_credentials_say_so_without_the_secret(
+    tmp_path, monkeypatch, deploy
+):
+    with serving(tmp_path, deploy) as store:
         store.put({"open.png": b"x", "closed.png": b"x"})
         user = store.allow("nurse", but="closed.png")
         for name, value in store.environment(*user).items():

@@ -11,6 +11,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import turns  # isort: skip
 
+import os
+
+# As Spark does for its workers: two processes with two threads each would wait for one another.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
 import argparse
 import multiprocessing
 

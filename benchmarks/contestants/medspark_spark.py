@@ -25,10 +25,12 @@ from pyspark.sql import SparkSession
 from medspark import Recipe
 from medspark.config import load, parser
 from medspark.jobs import extract
+from medspark.spark import tables
 from medspark.spark.extract import extract_features, spread
 from medspark.spark.launch import DONE
 from medspark.spark.progress import Tally
 from medspark.spark.session import session
+from medspark.warehouse import Warehouse
 
 RECIPE = Recipe.from_toml("default")
 
@@ -38,7 +40,8 @@ def measure(spark: SparkSession, paths: Sequence[str], out: str) -> None:
     sizes = [Path(path).stat().st_size for path in paths]
     images = spark.createDataFrame(pa.table({"path": paths, "size_bytes": sizes}))
     outcomes = extract_features(spread(images), RECIPE, tally=Tally.of(spark))
-    outcomes.write.option("compression", "zstd").parquet(out)
+    tables.stage(outcomes, Warehouse.at(os.path.dirname(out)), "_outcomes", "run")  # noqa: PTH120
+    Path(out).symlink_to(Path(out).parent / "_outcomes" / "run")
 
 
 def whole(spark: SparkSession, paths: Sequence[str], out: str) -> None:

@@ -1,12 +1,12 @@
 """Images into features: one fused pass, paths (or contents) in, numbers and failures out."""
 
 import hashlib
-import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -68,33 +68,35 @@ def split_quarantine(outcomes: DataFrame) -> tuple[DataFrame, DataFrame]:
 
 
 def spread(images: DataFrame) -> DataFrame:
-    """Return the same rows in partitions of bounded bytes, at least two for each core, and of equal bytes if few.
+    """Return the same rows in partitions of bounded bytes; if they are few, the last ones are smaller.
 
-    What can only be read from its beginning, the members of a compressed tar, stays together and in order.
+    A core that is done early then finds something small to do: how long a file takes is not in its bytes. What can
+    only be read from its beginning, the members of a compressed tar, stays together and in order.
     """
     key = F.regexp_replace("path", r"(?i)(\.t?gz)!/.*", "$1")
     bucket = F.pmod(F.xxhash64(key), F.lit(_BUCKETS)).cast("int")
     sizes = _sizes(images, bucket)
     n_files, costs = sum(n for _, n, _ in sizes), {place: n_bytes + n * _FILE_BYTES for place, n, n_bytes in sizes}
-    wanted = max(2 * images.sparkSession.sparkContext.defaultParallelism, sum(costs.values()) // _TASK_BYTES)
-    n_parts = max(1, min(wanted, n_files))
+    cores = images.sparkSession.sparkContext.defaultParallelism
+    n_large = max(cores, sum(costs.values()) // _TASK_BYTES - cores)
+    weights = np.repeat((4.0, 2.0, 1.0), (n_large, cores, 2 * cores))
+    n_parts = max(1, min(len(weights), n_files))
     if n_parts < _BUCKETS // 8:
-        # A core that ends early has nothing left to take; where tasks are many, chance is fair enough.
-        part_of = F.expr(f"array({', '.join(map(str, _packed(costs, n_parts)))})")
+        part_of = F.expr(f"array({', '.join(map(str, _packed(costs, weights[:n_parts])))})")
         spread_out = images.repartitionById(n_parts, F.get(part_of, bucket))
-    else:
+    else:  # of so many tasks none counts for much
         spread_out = images.repartition(n_parts, key)
     return spread_out.sortWithinPartitions("path")
 
 
-def _packed(costs: Mapping[int, int], n_parts: int) -> list[int]:
-    """Return the part of each bucket: the dearest first, each into the part that has least (Graham's LPT rule)."""
+def _packed(costs: Mapping[int, int], weights: npt.NDArray[np.float64]) -> list[int]:
+    """Return the part of each bucket, the costs of the parts as their weights: Graham's LPT rule."""
     part_of = [0] * _BUCKETS
-    parts = [(0, number) for number in range(n_parts)]
+    loads = np.zeros(len(weights))
     for bucket in sorted(costs, key=lambda bucket: (-costs[bucket], bucket)):
-        cost, number = parts[0]
-        part_of[bucket] = number
-        heapq.heapreplace(parts, (cost + costs[bucket], number))
+        part = int(np.argmin((loads + costs[bucket]) / weights))
+        loads[part] += costs[bucket]
+        part_of[bucket] = part
     return part_of
 
 

@@ -23,7 +23,7 @@ def session(name: str) -> SparkSession:
     spark = builder.getOrCreate()
     spark.conf.set("spark.sql.session.timeZone", "UTC")
     spark.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")  # Delta knows no INT96
-    if spark.sparkContext.master.startswith("local"):
+    if str(spark.sparkContext.master).startswith("local"):
         threading.Thread(target=_wake_workers, args=(spark,), daemon=True).start()
     return spark
 

@@ -94,7 +94,7 @@ class Nights:
 
 
 @pytest.fixture(scope="module")
-def nights(tmp_path_factory):
+def nights(tmp_path_factory, deploy):
     """What there was after each night."""
     home = tmp_path_factory.mktemp("nights")
     here, far = home / "of_directory", home / "of_store"
@@ -102,7 +102,7 @@ def nights(tmp_path_factory):
         path = home / "archive" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    with serving(home) as store:
+    with serving(home, deploy) as store:
         store.put({f"wards/{name}": content for name, content in (BOTH | STORE_ONLY).items()} | {"wards/mark/": b""})
         store.put({"beside.png": make_png()})
         user = store.allow("nurse", but="wards/closed.png")
@@ -243,9 +243,9 @@ def test_a_prefix_that_cannot_be_listed_later_on_fails_the_job():
 
 
 def test_a_warehouse_on_this_machine_lies_in_no_store_and_gone_is_looked_for_where_the_listing_was(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, deploy
 ):
-    with serving(tmp_path) as store:
+    with serving(tmp_path, deploy) as store:
         store.put({"wards/a.zip": b"x", "wards/b": b"x"})
         for name, value in store.environment().items():
             monkeypatch.setenv(name, value)

@@ -146,28 +146,24 @@ def test_work_is_spread_by_files_and_bytes(spark):
 
     cores = spark.sparkContext.defaultParallelism
     assert n_partitions(1, 10) == 1  # never more tasks than files
-    assert n_partitions(50, 10) == 2 * cores
-    assert n_partitions(50, 64 << 20) == 50
-    assert n_partitions(100, 16 << 20) == 100 * ((16 << 20) + (64 << 10)) // (64 << 20) == 25
+    assert n_partitions(50, 10) == 4 * cores
+    n_tasks = 100 * ((16 << 20) + (64 << 10)) // (64 << 20)
+    assert n_partitions(100, 16 << 20) == n_tasks + 2 * cores  # the last ones are in smaller pieces
+    assert n_partitions(1000, 64 << 20) == 1000
 
 
-def test_few_large_files_are_spread_so_that_no_partition_has_much_more_than_another(spark):
-    sizes = [(n * 7919 % 61) << 20 for n in range(60)]
-    images = spark.createDataFrame(
-        [(f"/{n}.dcm", size) for n, size in enumerate(sizes)], "path string, size_bytes long"
-    )
-    parts = spread(images).select("size_bytes").rdd.glom().map(lambda rows: sum(row[0] for row in rows)).collect()
-    assert sum(parts) == sum(sizes)
-    mean = sum(sizes) / len(parts)
-    assert max(parts) <= mean + max(sizes) / 4  # 28 parts by chance: the fullest has twice the mean
-    assert min(parts) >= mean - max(sizes) / 2
-
-
-def test_files_of_no_known_size_are_spread_by_their_number(spark):
-    images = spark.createDataFrame([(f"/{n}", None) for n in range(40)], "path string, size_bytes long")
-    counts = spread(images).rdd.glom().map(len).collect()
-    assert sum(counts) == 40
-    assert max(counts) - min(counts) <= 1
+def test_few_files_are_spread_so_that_the_last_partitions_are_small(spark):
+    sizes = [(n * 7919 % 61) << 12 for n in range(600)]
+    files = [(f"/{n}.dcm", size) for n, size in enumerate(sizes)]
+    images = spark.createDataFrame(files, "path string, size_bytes long")
+    cost = F.col("size_bytes") + (64 << 10)
+    parts = spread(images).select(cost).rdd.glom().map(lambda rows: sum(row[0] for row in rows)).collect()
+    cores = spark.sparkContext.defaultParallelism
+    shares = [4] * cores + [2] * cores + [1] * 2 * cores
+    whole = sum(sizes) + 600 * (64 << 10)
+    expected = [whole * share / sum(shares) for share in shares]
+    assert sum(parts) == whole
+    np.testing.assert_allclose(parts, expected, atol=max(sizes) + (64 << 10))  # no file is cut
 
 
 def test_limits_reach_the_executors(paths):
