@@ -47,6 +47,7 @@ _PACKAGES = {  # what is imported: what is installed
     "pyspark": "pyspark", "numpy": "numpy", "cv2": "opencv-python-headless", "pydicom": "pydicom", "PIL": "pillow",
     "simplejpeg": "simplejpeg", "tifffile": "tifffile", "scipy": "scipy", "skimage": "scikit-image",
     "sklearn": "scikit-learn", "numba": "numba", "pandas": "pandas", "pyarrow": "pyarrow", "deltalake": "deltalake",
+    "packaging": "packaging",
     "matplotlib": "matplotlib", "jinja2": "jinja2",
 }  # fmt: skip
 

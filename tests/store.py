@@ -75,8 +75,7 @@ class Store:
 def serving(directory, tools):
     """Run a server with two empty buckets, by the Python among the tools; its log lies in the directory."""
     (packages,) = map(str, tools.parent.glob("lib/python*/site-packages"))
-    if packages not in sys.path:
-        sys.path.append(packages)  # after ours, which come first also where both have a package
+    sys.path.append(packages)  # after ours, which come first also where both have a package
     import boto3
 
     log = Path(directory) / "server.log"
@@ -94,6 +93,7 @@ def serving(directory, tools):
     finally:
         server.terminate()
         server.wait()
+        sys.path.remove(packages)
 
 
 def outcome(question):

@@ -27,7 +27,7 @@ def launch(
     """Run a job and return its exit code: 0 done, 1 done but not acceptable, 2 nothing done, 3 the engine failed."""
     from py4j.protocol import Py4JError
 
-    from medspark.spark.session import session
+    from medspark.spark.session import session, stop
 
     plain_warnings()
     try:
@@ -37,7 +37,7 @@ def launch(
         try:
             return run(spark, config)
         finally:
-            spark.stop()
+            stop(spark)
     except (ConfigError, ContractError) as error:
         print(f"medspark {job}: {error}", file=sys.stderr)
         return NOTHING_DONE

@@ -10,6 +10,9 @@ from pyspark.sql import SparkSession
 from medspark.java import ensure_java
 
 
+_waking: list[threading.Thread] = []
+
+
 def session(name: str) -> SparkSession:
     """Return the session that spark-submit prepared, or a local one with the settings of conf/spark/local.conf.
 
@@ -24,8 +27,16 @@ def session(name: str) -> SparkSession:
     spark.conf.set("spark.sql.session.timeZone", "UTC")
     spark.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")  # Delta knows no INT96
     if str(spark.sparkContext.master).startswith("local"):
-        threading.Thread(target=_wake_workers, args=(spark,), daemon=True).start()
+        _waking.append(threading.Thread(target=_wake_workers, args=(spark,), daemon=True))
+        _waking[-1].start()
     return spark
+
+
+def stop(spark: SparkSession) -> None:
+    """End a session; Spark would complain of a task that is still waiting for its worker to wake."""
+    while _waking:
+        _waking.pop().join()
+    spark.stop()
 
 
 def _wake_workers(spark: SparkSession) -> None:
