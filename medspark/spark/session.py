@@ -9,7 +9,6 @@ from pyspark.sql import SparkSession
 
 from medspark.java import ensure_java
 
-
 _waking: list[threading.Thread] = []
 
 
