@@ -14,8 +14,9 @@ import secrets
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from medspark import bundle
 from medspark.java import ensure_java
-from medspark.models.forest import forest
+from medspark.models.forest import Forest, forest
 from medspark.spark.score import score, score_files
 
 NAMES = [f"feature_{number:02}" for number in range(60)]
@@ -45,7 +46,8 @@ def main() -> None:
         rng = np.random.default_rng(FILES)
         X = rng.normal(size=(TRAINING, len(NAMES)))
         y = (X[:, :5].sum(axis=1) + rng.normal(size=TRAINING) > 0).astype(int)
-        model = _bundle(Path(home), X, y, given.depth)
+        grown = forest(X, np.array(["normal", "lesion"])[y], trees=TREES, depth=given.depth)
+        model = saved(Path(home), grown, NAMES, {}, RECIPE_ID)
         spark = _session()
         assembler = VectorAssembler(inputCols=NAMES, outputCol="features")
         table = spark.createDataFrame(pa.table({**dict(zip(NAMES, X.T, strict=True)), "label": y.astype(float)}))
@@ -82,12 +84,13 @@ def _write(path: Path, n: int, seed: int) -> str:
     return str(path)
 
 
-def _bundle(home: Path, X: np.ndarray, y: np.ndarray, depth: int) -> bundle.Bundle:
+def saved(home: Path, model: Forest, names: Sequence[str], recipe: dict[str, Any], recipe_id: str) -> bundle.Bundle:
+    """Return a forest as the bundle that train would write of it, with nothing in it that scoring does not ask for."""
     manifest: bundle.Manifest = {
         "kind": "forest",
-        "feature_names": NAMES,
-        "recipe": {},
-        "recipe_id": RECIPE_ID,
+        "feature_names": list(names),
+        "recipe": recipe,
+        "recipe_id": recipe_id,
         "seed": 42,
         "parameters": {},
         "split": {},
@@ -95,7 +98,6 @@ def _bundle(home: Path, X: np.ndarray, y: np.ndarray, depth: int) -> bundle.Bund
         "reference": {},
         "accepted": True,
     }
-    model = forest(X, np.array(["normal", "lesion"])[y], trees=TREES, depth=depth)
     return bundle.save(home / "models", model, manifest=manifest, split_table=bundle.SPLIT.empty_table())
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scoring import cpu
+from scoring import cpu, saved
 from sklearn.ensemble import RandomForestClassifier
 
 from medspark import Recipe, bundle
@@ -95,22 +95,9 @@ def seconds(run: Callable[[], Any]) -> tuple[float, float]:
 
 def trained(home: Path, recipe: Recipe) -> bundle.Bundle:
     """Return a bundle with a forest of the benchmark's size, on numbers that mean nothing."""
-    names = list(recipe.feature_names)
-    X = np.random.default_rng(SEED).normal(size=(5000, len(names)))
-    manifest: bundle.Manifest = {
-        "kind": "forest",
-        "feature_names": names,
-        "recipe": recipe.to_dict(),
-        "recipe_id": recipe.recipe_id,
-        "seed": SEED,
-        "parameters": {},
-        "split": {},
-        "metrics": {},
-        "reference": {},
-        "accepted": True,
-    }
+    X = np.random.default_rng(SEED).normal(size=(5000, len(recipe.feature_names)))
     model = forest(X, np.where(X[:, 0] > 0, "lesion", "normal"), trees=TREES, depth=DEPTH)
-    return bundle.save(home / "models", model, manifest=manifest, split_table=bundle.SPLIT.empty_table())
+    return saved(home, model, recipe.feature_names, recipe.to_dict(), recipe.recipe_id)
 
 
 if __name__ == "__main__":

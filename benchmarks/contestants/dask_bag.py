@@ -21,36 +21,14 @@ import dask.bag as db
 import pyarrow as pa
 import pyarrow.parquet as pq
 from distributed import Client, LocalCluster
-
-from medspark import Recipe
-from medspark.frame import DEFAULT_LIMITS
-
-RECIPE = Recipe.from_toml("default")
-MISSING = (None,) * len(RECIPE.feature_names)
-FIELDS = pa.schema(
-    [
-        ("path", pa.string()),
-        ("frame", pa.int32()),
-        ("content_sha256", pa.string()),
-        ("failed_stage", pa.string()),
-        ("reason", pa.string()),
-        *((name, pa.float64()) for name in RECIPE.feature_names),
-    ]
-)
+from frames import FIELDS, RECIPE, columns, measured
 
 
 def measure(paths: Iterable[str], out: str) -> list[int]:
     """Write the frames of the files of a partition, and return their number."""
-    rows = []
-    for path in paths:
-        digest, outcomes = RECIPE.run_file(path, limits=DEFAULT_LIMITS)
-        for each in outcomes:
-            identity = (path, each.frame, digest, each.failed_stage, each.reason)
-            rows.append((*identity, *(each.features or MISSING)))
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, FIELDS, strict=True)]
+    rows = [row for path in paths for row in measured(path)]
     with tempfile.NamedTemporaryFile(dir=out, suffix=".parquet", delete=False) as file:
-        pq.write_table(pa.table(arrays, schema=FIELDS), file, compression="zstd")
+        pq.write_table(pa.table(columns(rows), schema=FIELDS), file, compression="zstd")
     return [len(rows)]
 
 

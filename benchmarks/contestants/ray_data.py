@@ -20,37 +20,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pyarrow as pa
 import pyarrow.dataset as ds
 import ray
-
-from medspark import Recipe
-from medspark.frame import DEFAULT_LIMITS
-
-RECIPE = Recipe.from_toml("default")
-MISSING = (None,) * len(RECIPE.feature_names)
-FIELDS = pa.schema(
-    [
-        ("path", pa.string()),
-        ("frame", pa.int32()),
-        ("content_sha256", pa.string()),
-        ("failed_stage", pa.string()),
-        ("reason", pa.string()),
-        *((name, pa.float64()) for name in RECIPE.feature_names),
-    ]
-)
+from frames import FIELDS, RECIPE, columns, measured
 
 
 def measure(batch: pa.Table) -> pa.Table:
     """Return the frames of the files: identity, failure, features."""
     RECIPE.warm_up()
-    rows = []
-    for path in batch["path"].to_pylist():
-        digest, outcomes = RECIPE.run_file(path, limits=DEFAULT_LIMITS)
-        for each in outcomes:
-            identity = (path, each.frame, digest, each.failed_stage, each.reason)
-            rows.append((*identity, *(each.features or MISSING)))
-    columns = zip(*rows, strict=True)
-    return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, FIELDS, strict=True)], schema=FIELDS
-    )
+    rows = [row for path in batch["path"].to_pylist() for row in measured(path)]
+    return pa.table(columns(rows), schema=FIELDS)
 
 
 def main() -> None:
