@@ -13,11 +13,11 @@ from medspark.jobs import index
 from medspark.privacy.pseudonym import load_key
 from medspark.readers.versions import decoders
 from medspark.spark import plan, tables
-from medspark.spark.extract import extract_features, split_quarantine, spread
+from medspark.spark.extract import fates, spread, write_features
 from medspark.spark.launch import DONE, NOT_ACCEPTABLE, launch
 from medspark.spark.progress import Tally, progress
 from medspark.spark.runs import Run, pace
-from medspark.warehouse import Warehouse, chunk_id
+from medspark.warehouse import Change, Warehouse, chunk_id
 
 _MADE = ("features", "quarantine")
 
@@ -86,16 +86,13 @@ def _measured(
     """Measure some files, put their rows in the place of those of before, and return what became of them."""
     recipe = config.recipe_object
     key = load_key(config.privacy.key_file)
-    outcomes = extract_features(spread(todo), recipe, limits=config.limits, key=key, tally=tally)
-    # The images are looked at once: everything after this line reads what this one wrote.
-    outcomes = tables.staged(outcomes, warehouse, "_outcomes", chunk)
+    directories = {name: warehouse.path(name, chunk) for name in _MADE}
+    parts = write_features(spread(todo), recipe, directories, limits=config.limits, key=key, tally=tally)
     obsolete = todo.where("is_known").select("path").withColumn("recipe_id", F.lit(recipe.recipe_id))
-    rows = zip(_MADE, split_quarantine(outcomes), strict=True)
-    warehouse.publish_all(
-        chunk,
-        [tables.change(made, obsolete, warehouse, name, chunk, based_on=versions[name]) for name, made in rows],
-    )
-    return outcomes
+    schemas = zip(_MADE, (tables.features(recipe.feature_names), tables.QUARANTINE), strict=True)
+    made = [Change(name, tables.arrow(schema), (), versions[name], parts[name]) for name, schema in schemas]
+    warehouse.publish_all(chunk, [tables.replacing(change, obsolete, warehouse, chunk) for change in made])
+    return fates(todo.sparkSession, parts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from medspark.spark.drift import drifts
 from medspark.spark.launch import DONE, launch
 from medspark.spark.runs import Counts, Run
 from medspark.spark.score import outdated, score, score_files, unscored
-from medspark.warehouse import Warehouse
+from medspark.warehouse import Change, Warehouse
 
 
 def run(spark: SparkSession, config: Config) -> int:
@@ -36,8 +36,13 @@ def run(spark: SparkSession, config: Config) -> int:
         n_listed, n_todo = _n_files(features), _n_files(todo)
         # A model that has scored nothing yet reads whole files, without Spark between them and the trees.
         is_first = n_todo == n_listed and obsolete.isEmpty()
-        scored = score_files(spark, warehouse.files("features"), model) if is_first else score(todo, model)
-        change = tables.change(scored, obsolete, warehouse, "predictions", this.run_id, based_on=version)
+        if is_first:
+            parts = score_files(spark, warehouse.files("features"), model, warehouse.path("predictions", this.run_id))
+            change = Change("predictions", tables.arrow(tables.PREDICTIONS), (), version, parts)
+        else:
+            change = tables.change(
+                score(todo, model), obsolete, warehouse, "predictions", this.run_id, based_on=version
+            )
         warehouse.publish_all(this.run_id, [change])
         drift = _drift(warehouse, todo, model, config, this) if n_todo else []
         counts = Counts(n_listed, n_processed=n_todo, n_unchanged=n_listed - n_todo)

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -52,18 +52,28 @@ def _run_of(chunk: str) -> str:
     return re.sub(r"-\d{5}$", "", chunk)
 
 
+class Part(NamedTuple):
+    """A Parquet file that somebody has written for a table."""
+
+    path: str
+    n_rows: int
+    n_bytes: int
+
+
 @dataclass(frozen=True)
 class Change:
     """What becomes of one table: the files that were staged for it come in, the replaced ones leave.
 
     ``replaced`` are paths as ``Warehouse.files`` gives them. New columns of ``schema`` are added to the table. If
-    ``based_on`` is given, no other run may have changed the table since that version.
+    ``based_on`` is given, no other run may have changed the table since that version. ``parts`` are the files that come
+    in, where tasks tried twice may have left others beside them; without it, all that lie there.
     """
 
     name: str
     schema: pa.Schema
     replaced: Collection[str] | Literal["all"] = ()
     based_on: int | None = None
+    parts: Sequence[Part] | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,7 @@ class Warehouse:
             _Step(
                 change.name,
                 Schema.from_arrow(change.schema),
-                self._staged(change.name, chunk),
+                self._staged(change.name, self.parts(change.name, chunk) if change.parts is None else change.parts),
                 "all" if change.replaced == "all" else [self._part(change.name, path) for path in change.replaced],
                 change.based_on,
             )
@@ -213,6 +223,11 @@ class Warehouse:
             Path(self.path(PENDING, f"{chunk}.json")).unlink(missing_ok=True)
         return n_done
 
+    def parts(self, name: str, chunk: str) -> list[Part]:
+        """Return the files that were staged for a table."""
+        files = sorted(Path(self.path(name, chunk)).glob("*.parquet"))
+        return [Part(str(file), pq.read_metadata(file).num_rows, file.stat().st_size) for file in files]
+
     def pending_files(self, name: str) -> set[str]:
         """Return the paths of files that a killed run was about to publish in a table."""
         steps = (step for _, found in self._pending() for step in found if step.name == name)
@@ -236,7 +251,7 @@ class Warehouse:
         file = Path(self.path(name, f"{row_id}.parquet"))
         file.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), file, compression="snappy")
-        added = [self._add(name, file, len(rows))]
+        added = [self._add(name, Part(str(file), len(rows), file.stat().st_size))]
         self._commit(_Step(name, Schema.from_arrow(schema), added, []), row_id, is_certain=True)
 
     def _lock(self, file: IO[str], job: str) -> bool:
@@ -358,21 +373,24 @@ class Warehouse:
         facts = [json.loads(line).get("commitInfo", {}) for line in text.splitlines()]
         return _run_of(next((str(fact["run_id"]) for fact in facts if "run_id" in fact), ""))
 
-    def _staged(self, name: str, run_id: str) -> list[AddAction]:
-        files = sorted(Path(self.path(name, run_id)).glob("*.parquet"))
-        counted = [(file, pq.read_metadata(file).num_rows) for file in files]
+    def _staged(self, name: str, parts: Sequence[Part]) -> list[AddAction]:
         # Spark writes a file for an empty table, so that its schema can be read.
-        return [self._add(name, file, n_rows) for file, n_rows in counted if n_rows]
+        return [self._add(name, part) for part in parts if part.n_rows]
 
-    def _add(self, name: str, file: Path, n_rows: int) -> AddAction:
-        facts = file.stat()
+    def _add(self, name: str, part: Part) -> AddAction:
+        try:
+            facts = os.stat(part.path)
+        except FileNotFoundError:
+            raise ConfigError(
+                f"warehouse {self.uri}: what executors wrote is not there; put it on a disk that all machines share"
+            ) from None
         return AddAction(
-            self._part(name, str(file)),
-            facts.st_size,
+            self._part(name, part.path),
+            part.n_bytes,
             {},
             int(facts.st_mtime * 1000),
             data_change=True,
-            stats=json.dumps({"numRecords": n_rows}),  # no least and greatest values: they would name patients
+            stats=json.dumps({"numRecords": part.n_rows}),  # no least and greatest values: they would name patients
         )
 
     def _part(self, name: str, path: str) -> str:

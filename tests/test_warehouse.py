@@ -19,7 +19,7 @@ import pytest
 from deltalake import DeltaTable
 
 from medspark.errors import ConfigError, ConflictError
-from medspark.warehouse import Change, Warehouse, chunk_id, new_run_id
+from medspark.warehouse import Change, Part, Warehouse, chunk_id, new_run_id
 
 SCHEMA = pa.schema({"path": pa.string(), "frame": pa.int32(), "mean": pa.float64()})
 WIDER = SCHEMA.append(pa.field("std", pa.float64()))
@@ -184,6 +184,24 @@ def test_files_that_nobody_published_do_no_harm_however_they_got_there(warehouse
 
 
 # Several at once
+
+
+def test_of_files_that_tasks_left_twice_only_the_parts_of_the_change_count(warehouse):
+    stage(warehouse, "run-1", ["one"], ["two"], ["two"])
+    parts = warehouse.parts("features", "run-1")
+    assert [part.n_rows for part in parts] == [1, 1, 1]
+    warehouse.publish_all("run-1", [Change("features", SCHEMA, parts=parts[:2])])
+    assert paths(warehouse) == ["one", "two"]
+
+
+def test_a_part_that_another_machine_wrote_on_its_own_disk_is_told(warehouse):
+    stage(warehouse, "run-1", ["one"])
+    elsewhere = Part(warehouse.path("features", "run-1", "part-00001.parquet"), 1, 1000)
+    with pytest.raises(ConfigError, match="put it on a disk that all machines share"):
+        warehouse.publish_all(
+            "run-1", [Change("features", SCHEMA, parts=[*warehouse.parts("features", "run-1"), elsewhere])]
+        )
+    assert warehouse.table("features") is None
 
 
 def test_publishers_in_threads_lose_nothing_even_when_they_begin_the_table(warehouse):

@@ -25,12 +25,10 @@ from pyspark.sql import SparkSession
 from medspark import Recipe
 from medspark.config import load, parser
 from medspark.jobs import extract
-from medspark.spark import tables
-from medspark.spark.extract import extract_features, spread
+from medspark.spark.extract import spread, write_features
 from medspark.spark.launch import DONE
 from medspark.spark.progress import Tally
 from medspark.spark.session import session
-from medspark.warehouse import Warehouse
 
 RECIPE = Recipe.from_toml("default")
 
@@ -39,9 +37,8 @@ def measure(spark: SparkSession, paths: Sequence[str], out: str) -> None:
     """Write the outcomes of the paths, as the job does with what its plan says."""
     sizes = [Path(path).stat().st_size for path in paths]
     images = spark.createDataFrame(pa.table({"path": paths, "size_bytes": sizes}))
-    outcomes = extract_features(spread(images), RECIPE, tally=Tally.of(spark))
-    tables.stage(outcomes, Warehouse.at(os.path.dirname(out)), "_outcomes", "run")  # noqa: PTH120
-    Path(out).symlink_to(Path(out).parent / "_outcomes" / "run")
+    directories = {"features": out, "quarantine": f"{out}-quarantine"}
+    write_features(spread(images), RECIPE, directories, tally=Tally.of(spark))
 
 
 def whole(spark: SparkSession, paths: Sequence[str], out: str) -> None:

@@ -1,13 +1,14 @@
 """Images into features: one fused pass, paths (or contents) in, numbers and failures out."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -17,7 +18,9 @@ from medspark.readers.versions import decoders
 from medspark.recipe import Outcome, Recipe
 from medspark.spark import tables
 from medspark.spark.guard import Death, guarded
+from medspark.spark.parts import Target, written
 from medspark.spark.progress import Tally
+from medspark.warehouse import Part
 
 _IDS = ("patient_id", "study_uid", "series_uid")
 _TASK_BYTES = 64 << 20
@@ -58,6 +61,42 @@ def measurement(
     """Return the function that makes rows of ``extract_features`` from those of ``sources``, on an executor."""
     schema = tables.arrow(tables.outcomes(recipe.feature_names))
     return _Measure(recipe, limits, load_key() if key is None else key, schema, decoders(), tally)
+
+
+def write_features(
+    images: DataFrame,
+    recipe: Recipe,
+    directories: Mapping[str, str],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    key: bytes | None = None,
+    tally: Tally | None = None,
+) -> dict[str, list[Part]]:
+    """Write what ``extract_features`` gives as rows of features and of quarantine, and return the files of both.
+
+    ``directories`` says where they go. The executors write them: through Spark it takes longer than a small image does.
+    """
+    measure = measurement(recipe, limits=limits, key=key, tally=tally)
+    schemas = {"features": tables.features(recipe.feature_names), "quarantine": tables.QUARANTINE}
+
+    def sort(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
+        for rows in measure(batches):
+            is_good = pc.is_null(rows.column("failed_stage"))
+            yield "features", rows.filter(is_good).select(schemas["features"].names)
+            yield "quarantine", rows.filter(pc.invert(is_good)).select(schemas["quarantine"].names)
+
+    targets = {name: Target(directories[name], tables.arrow(schema)) for name, schema in schemas.items()}
+    return written(sources(images), sort, targets)
+
+
+def fates(spark: SparkSession, parts: Mapping[str, Sequence[Part]]) -> DataFrame:
+    """Return path, content_sha256 and, if it failed, reason of each frame in the files of ``write_features``."""
+    wanted = ("path", "content_sha256", "reason")
+    good, bad = (
+        tables.read_files(spark, [part.path for part in parts[name]], tables.QUARANTINE).select(*wanted)
+        for name in ("features", "quarantine")
+    )
+    return good.unionByName(bad)
 
 
 def split_quarantine(outcomes: DataFrame) -> tuple[DataFrame, DataFrame]:

@@ -74,6 +74,8 @@ def _fullest(warehouse: str) -> str:
 def _cause(error: Exception) -> str:
     """Return what failed in a line, without what a Python worker said of it: its words may be a patient's."""
     if isinstance(error, PythonException):
+        if (full := os.strerror(errno.ENOSPC)) in str(error):
+            return f"OSError: {full}"
         # The last place of the last trace, a child's if there is one, and the kind of exception on the first line after
         # it that is not indented.
         trace = r'^ +File "(.*)", line (\d+).*\n(?: (?! *File ).*\n)*([\w.]+)'
@@ -83,4 +85,6 @@ def _cause(error: Exception) -> str:
     while cause is not None and cause.getCause() is not None:
         cause = cause.getCause()
     text = str(error) if cause is None else str(cause.toString())
+    if worker := re.search(r"Error from python worker:\n((?: .*\n)+)", text):  # one that never began
+        return f"no Python worker can start: {worker[1].strip().splitlines()[-1].strip()[:500]}"
     return f"{type(error).__name__}: {text.strip().splitlines()[0][:300]}"

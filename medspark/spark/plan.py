@@ -140,10 +140,11 @@ def chunks(todo: DataFrame, n_chunks: int) -> list[DataFrame]:
 def settled(planned: DataFrame, outcomes: DataFrame) -> DataFrame:
     """Return the images table after a run: every file processed, unchanged, skipped or quarantined.
 
-    A file is processed when all its frames were measured. Whatever the run lost would still say ``todo``.
+    ``outcomes`` has path, content_sha256 and reason of each frame; a file is processed when all were measured, so that
+    none has a reason. Whatever the run lost would still say ``todo``.
     """
     fate = outcomes.groupBy("path").agg(
-        F.min(F.when(F.col("failed_stage").isNotNull(), F.col("reason"))).alias("_reason"),
+        F.min("reason").alias("_reason"),
         F.max("content_sha256").alias("_content"),
         F.count("*").alias("_frames"),
     )

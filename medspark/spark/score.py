@@ -17,6 +17,8 @@ from medspark.models import Model
 from medspark.recipe import Recipe
 from medspark.spark import tables
 from medspark.spark.extract import measurement, sources
+from medspark.spark.parts import Target, written
+from medspark.warehouse import Part
 
 _FRAME = ["path", "frame", "content_sha256"]
 _MADE = StructType([tables.PREDICTIONS[name] for name in (*_FRAME, "prediction", "probability")])
@@ -66,22 +68,27 @@ def score_images(images: DataFrame, model: Bundle, *, limits: Limits = DEFAULT_L
     return _completed(sources(images).mapInArrow(measure_and_predict, made), model, tables.FAILURE.names)
 
 
-def score_files(spark: SparkSession, files: Sequence[str], model: Bundle) -> DataFrame:
-    """Return what ``score`` does for whole files of the features table: the rows of the model's recipe that are there.
+def score_files(spark: SparkSession, files: Sequence[str], model: Bundle, directory: str) -> list[Part]:
+    """Write what ``score`` gives for whole files of the features table, and return the files that hold it.
 
-    The executors read the numbers from the files themselves: through Spark, row by row, that costs more than the trees.
+    The rows are those of the model's recipe that are there. The executors read and write the numbers themselves:
+    through Spark, row by row, that costs more than the trees.
     """
     predicted = _predictor(spark, model)
     columns = [*_FRAME, "recipe_id", *model.feature_names]
     is_wanted = (pc.field("recipe_id") == model.recipe_id) & pc.field("gone_at").is_null()
+    schema = tables.arrow(tables.PREDICTIONS)
 
-    def predict(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def predict(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
         for path in (path for batch in batches for path in batch.column("path").to_pylist()):
             for rows in _row_groups(path, columns, is_wanted):
-                yield predicted(rows)
+                made = dict(zip(_MADE.names, predicted(rows).columns, strict=True))
+                made |= {"recipe_id": rows.column("recipe_id"), "model_id": pa.repeat(model.model_id, len(rows))}
+                made["gone_at"] = pa.nulls(len(rows), schema.field("gone_at").type)
+                yield "predictions", pa.RecordBatch.from_pydict(made).select(schema.names)
 
-    paths = spark.createDataFrame(pa.table({"path": pa.array(files, pa.string())}))
-    return _completed(paths.repartition(max(1, len(files))).mapInArrow(predict, _MADE), model)
+    paths = spark.createDataFrame(pa.table({"path": pa.array(files, pa.string())})).repartition(max(1, len(files)))
+    return written(paths, predict, {"predictions": Target(directory, schema)})["predictions"]
 
 
 def _predictor(spark: SparkSession, model: Bundle) -> Callable[[pa.RecordBatch], pa.RecordBatch]:

@@ -1,5 +1,6 @@
 """The data contracts: one StructType a table, and how tables are read and written."""
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Literal
 
@@ -135,7 +136,11 @@ def require(table: DataFrame, columns: Collection[str], what: str) -> DataFrame:
 
 def read(spark: SparkSession, warehouse: Warehouse, name: str, schema: StructType) -> DataFrame:
     """Return a table as of its last commit; without rows before its first one."""
-    files = warehouse.files(name)
+    return read_files(spark, warehouse.files(name), schema)
+
+
+def read_files(spark: SparkSession, files: Sequence[str], schema: StructType) -> DataFrame:
+    """Return the rows of Parquet files; without rows if there is none."""
     # An empty Arrow table stays in the JVM; an empty list would start a Python worker wherever the table is used.
     return spark.read.schema(schema).parquet(*files) if files else spark.createDataFrame(arrow(schema).empty_table())
 
@@ -197,11 +202,28 @@ def change(
     """
     touched = _files_with(obsolete, warehouse, name)
     if touched:
-        whole = from_arrow_schema(warehouse.schema(name))
-        kept = rows.sparkSession.read.schema(whole).parquet(*touched).join(obsolete, obsolete.columns, "left_anti")
-        rows = rows.unionByName(kept, allowMissingColumns=True)
+        rows = rows.unionByName(_kept(touched, obsolete, warehouse, name), allowMissingColumns=True)
     stage(rows, warehouse, name, chunk)
     return Change(name, arrow(rows.schema), touched, based_on)
+
+
+def replacing(change: Change, obsolete: DataFrame, warehouse: Warehouse, chunk: str) -> Change:
+    """Return the change of parts that are written already so that they take the place of the obsolete rows."""
+    touched = _files_with(obsolete, warehouse, change.name)
+    if not touched:
+        return change
+    place = f"{chunk}/kept"
+    stage(_kept(touched, obsolete, warehouse, change.name), warehouse, change.name, place)
+    return dataclasses.replace(
+        change, replaced=touched, parts=[*(change.parts or ()), *warehouse.parts(change.name, place)]
+    )
+
+
+def _kept(touched: Sequence[str], obsolete: DataFrame, warehouse: Warehouse, name: str) -> DataFrame:
+    """Return the rows of the files that are not obsolete, with all columns of the table."""
+    whole = from_arrow_schema(warehouse.schema(name))
+    table = obsolete.sparkSession.read.schema(whole).parquet(*touched)
+    return table.join(obsolete, obsolete.columns, "left_anti")
 
 
 def _files_with(obsolete: DataFrame, warehouse: Warehouse, name: str) -> list[str]:

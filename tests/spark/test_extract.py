@@ -14,7 +14,8 @@ from medspark.frame import Limits
 from medspark.jobs import extract
 from medspark.privacy.pseudonym import pseudonym
 from medspark.recipe import Recipe
-from medspark.spark import extract_features, read_images, split_quarantine
+from medspark.spark import extract as measuring
+from medspark.spark import extract_features, read_images, split_quarantine, tables
 from medspark.spark.extract import spread
 
 STEPS = [
@@ -120,23 +121,22 @@ def test_between_the_listing_and_the_numbers_there_is_one_python_node(paths):
     assert nodes == ["MapInArrow"]
 
 
-def test_the_job_writes_what_one_python_node_gives(spark, archive, tmp_path, monkeypatch):
-    """Looked at where it happens: the plan that the extract job hands to the writer of its outcomes."""
-    plans = []
-    stage = extract.tables.stage
+def test_the_job_opens_the_images_in_one_python_node(spark, archive, tmp_path, monkeypatch):
+    """Looked at where it happens: the plans of what the job stages, and of what it hands to the node that writes."""
+    n_python = []
+    stage, written = tables.stage, measuring.written
 
-    def looked_at(table, warehouse, name, run_id):
-        plans.append((name, table._jdf.queryExecution().executedPlan().toString()))
-        stage(table, warehouse, name, run_id)
+    def note(name, table):
+        plan = table._jdf.queryExecution().executedPlan().toString()
+        n_python.append((name, plan.count("MapInArrow") + plan.count("Python")))
 
-    monkeypatch.setattr(extract.tables, "stage", looked_at)
+    monkeypatch.setattr(tables, "stage", lambda table, *place: (note(place[1], table), stage(table, *place)))
+    monkeypatch.setattr(measuring, "written", lambda source, *rest: (note("files", source), written(source, *rest))[1])
     options = ("--input", archive, "--warehouse", tmp_path, "--set", 'features=[{use="density"}]')
     assert extract.run(spark, config(*options)) == 0
-    n_python = [(name, plan.count("MapInArrow") + plan.count("Python")) for name, plan in plans]
-    # The listing is one pass of its own; the images are opened in the second; the tables are made from what it wrote.
-    made = ["_plan", "_outcomes", "features", "quarantine", "images"]
-    assert [name for name, _ in n_python] == ["images", "series", *made]
-    assert dict(n_python[2:]) == {**dict.fromkeys(made, 0), "_outcomes": 1}
+    # The listing is one pass of its own; what is measured comes from the plan, what is counted from the files written.
+    assert [name for name, _ in n_python] == ["images", "series", "_plan", "files", "images"]
+    assert [n for _, n in n_python[2:]] == [0, 0, 0]
 
 
 def test_work_is_spread_by_files_and_bytes(spark):

@@ -34,6 +34,18 @@ def worker_raises(spark, config):
         raise ValueError("of Nobody^Test" + chr(10) + "Nobody^Test: was here")
     return spark.range(4).mapInArrow(fail, "id long").count()
 
+def worker_has_no_room(spark, config):
+    def fail(batches):
+        raise OSError(28, "No space left on device", "/archive/Nobody^Test")
+    return spark.range(4).mapInArrow(fail, "id long").count()
+
+def no_worker_starts(spark, config):
+    python = home / "python"
+    python.write_text("#!/bin/sh\\necho loading >&2\\necho 'medspark: no Python here: install it' >&2\\nexit 2\\n")
+    python.chmod(0o755)
+    spark.sparkContext.pythonExec = str(python)
+    return spark.range(0, 4, 1, 1).mapInArrow(lambda batches: batches, "id long").count()
+
 def task_is_cancelled(spark, config):
     rows = spark.range(10**6).mapInArrow(lambda batches: batches, "id long")
     return int(rows.isEmpty())
@@ -63,6 +75,8 @@ cases = {
     "missing input": lambda: index.main(["--input", str(home / "no/such"), "--warehouse", str(warehouse)]),
     "contract": lambda: start(contract),
     "worker raises": lambda: start(worker_raises),
+    "worker has no room": lambda: start(worker_has_no_room),
+    "no worker starts": lambda: start(no_worker_starts),
     "Spark cannot write": lambda: start(lambda spark, config: spark.range(1).write.parquet(str(file / "table"))),
     "no place for a warehouse": lambda: index.main(["--input", str(archive), "--warehouse", str(file / "warehouse")]),
     "Spark cannot run this": lambda: start(lambda spark, config: spark.sql("select no such thing").count()),
@@ -120,6 +134,8 @@ def test_what_can_be_told_in_a_line_is(launched, case, code, message):
     ("case", "cause"),
     [
         ("worker raises", "ValueError in a Python worker, <string>:"),
+        ("worker has no room", "OSError: No space left on device: "),
+        ("no worker starts", "no Python worker can start: medspark: no Python here: install it"),
         ("Spark cannot write", "Parent path is not a directory: "),
         ("Spark cannot run this", "ParseException: [PARSE_SYNTAX_ERROR]"),
         ("no place for the page", "Not a directory: "),
@@ -137,7 +153,8 @@ def test_when_the_engine_fails_it_says_why_and_to_run_again(launched, case, caus
 
 
 def test_what_a_worker_says_of_its_failure_is_not_repeated(launched):
-    assert "Nobody^Test" not in launched["worker raises"][1]
+    for case in ("worker raises", "worker has no room"):
+        assert "Nobody^Test" not in launched[case][1]
 
 
 def test_a_fault_of_ours_shows_where_it_is_and_does_not_look_like_a_run_that_is_done(launched):

@@ -81,11 +81,14 @@ def test_rows_of_another_recipe_are_refused(spark, hospital, model):
         score(foreign, model).collect()
 
 
-def test_whole_files_give_what_rows_by_way_of_spark_give(spark, hospital, model):
+def test_whole_files_give_what_rows_by_way_of_spark_give(spark, hospital, model, tmp_path):
     warehouse = Warehouse(str(hospital.warehouse))
     features = tables.read(spark, warehouse, "features", tables.features(model.feature_names))
     by_rows = score(features, model).orderBy("path", "frame").collect()
-    assert score_files(spark, warehouse.files("features"), model).orderBy("path", "frame").collect() == by_rows
+    parts = score_files(spark, warehouse.files("features"), model, str(tmp_path))
+    found = tables.read_files(spark, [part.path for part in parts], tables.PREDICTIONS)
+    assert found.orderBy("path", "frame").collect() == by_rows
+    assert sum(part.n_rows for part in parts) == len(by_rows)
     assert len(by_rows) == len(rows(hospital.warehouse, "predictions"))
 
 
