@@ -24,7 +24,7 @@ from sklearn.ensemble import RandomForestClassifier
 from medspark import Recipe, bundle
 from medspark.models.forest import forest
 from medspark.phantom import write_png_set
-from medspark.spark.extract import extract_features, spread
+from medspark.spark.extract import extract_features
 from medspark.spark.score import score_images
 from medspark.spark.session import session
 from medspark.spark.train import train_forest
@@ -61,7 +61,7 @@ def main() -> None:
         files = sorted(Path(home, "images").iterdir())
         sizes = [file.stat().st_size for file in files]
         table = pa.table({"path": [str(file) for file in files], "size_bytes": sizes})
-        images = spread(spark.createDataFrame(table))
+        images = spark.createDataFrame(table).repartition(8)
         recipe = Recipe.from_toml("default")
         model = trained(Path(home), recipe)
 

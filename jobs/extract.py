@@ -13,7 +13,7 @@ from medspark.jobs import index
 from medspark.privacy.pseudonym import load_key
 from medspark.readers.versions import decoders
 from medspark.spark import plan, tables
-from medspark.spark.extract import fates, spread, write_features
+from medspark.spark.extract import fates, write_features
 from medspark.spark.launch import DONE, NOT_ACCEPTABLE, launch
 from medspark.spark.progress import Tally, progress
 from medspark.spark.runs import Run, pace
@@ -87,12 +87,14 @@ def _measured(
     recipe = config.recipe_object
     key = load_key(config.privacy.key_file)
     directories = {name: warehouse.path(name, chunk) for name in _MADE}
-    parts = write_features(spread(todo), recipe, directories, limits=config.limits, key=key, tally=tally)
+    files = todo.select("path", "size_bytes", "modified_at", "decoded_bytes").toArrow()
+    spark = todo.sparkSession
+    parts = write_features(spark, files, recipe, directories, limits=config.limits, key=key, tally=tally)
     obsolete = todo.where("is_known").select("path").withColumn("recipe_id", F.lit(recipe.recipe_id))
     schemas = zip(_MADE, (tables.features(recipe.feature_names), tables.QUARANTINE), strict=True)
     made = [Change(name, tables.arrow(schema), (), versions[name], parts[name]) for name, schema in schemas]
     warehouse.publish_all(chunk, [tables.replacing(change, obsolete, warehouse, chunk) for change in made])
-    return fates(todo.sparkSession, parts)
+    return fates(spark, parts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

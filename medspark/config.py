@@ -35,6 +35,7 @@ class ModelConfig:
 
     kind: str = "forest"
     engine: str = "exact"
+    workers: int = 2  # tasks that learn together with the engine xgboost; another number gives another forest
     seed: int = 42
     positive: str = ""  # the class that sensitivity is of; empty: of two the second in alphabetical order
     compare: tuple[str | Mapping[str, Any], ...] = ()  # kinds, or tables of a kind and its parameters
@@ -161,7 +162,7 @@ class Config:
 _CHOICES: dict[str, tuple[str | bool, ...]] = {
     "labels_from": ("", "parent"),
     "model.kind": tuple(MODELS),
-    "model.engine": ("exact", "mllib", "auto"),
+    "model.engine": ("exact", "mllib", "xgboost", "auto"),
     "privacy.paths": ("plain",),
 }
 _RANGES: dict[str, tuple[float, float]] = {
@@ -170,6 +171,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "limits.max_pixels": (1, 2**40),
     "run.max_failed": (0, 1),
     "run.files_per_commit": (1, 1e9),
+    "model.workers": (1, 1e4),
     "model.seed": (0, 2**32 - 1),
     "evaluation.sensitivity": (0, 1),
     "split.test_fraction": (0.01, 0.99),

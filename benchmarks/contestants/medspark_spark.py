@@ -2,9 +2,9 @@
 
     python benchmarks/contestants/medspark_spark.py --cores 2 [--whole]
 
-The pass is what extract does with the files of its plan: spread them, measure them under the guard, count them, write
-them. ``--whole`` is ``medspark extract`` in the session that is already there: into a new warehouse each time, with the
-listing, the plan, the commits to all tables and the report of progress.
+The pass is what extract does with the files of its plan: pack them into tasks, measure them under the guard, count
+them, write them. ``--whole`` is ``medspark extract`` in the session that is already there: into a new warehouse each
+time, with the listing, the plan, the commits to all tables and the report of progress.
 """
 
 import sys
@@ -25,7 +25,7 @@ from pyspark.sql import SparkSession
 from medspark import Recipe
 from medspark.config import load, parser
 from medspark.jobs import extract
-from medspark.spark.extract import spread, write_features
+from medspark.spark.extract import write_features
 from medspark.spark.launch import DONE
 from medspark.spark.progress import Tally
 from medspark.spark.session import session
@@ -35,10 +35,11 @@ RECIPE = Recipe.from_toml("default")
 
 def measure(spark: SparkSession, paths: Sequence[str], out: str) -> None:
     """Write the outcomes of the paths, as the job does with what its plan says."""
-    sizes = [Path(path).stat().st_size for path in paths]
-    images = spark.createDataFrame(pa.table({"path": paths, "size_bytes": sizes}))
+    facts = [os.stat(path) for path in paths]  # noqa: PTH116 - as a listing does
+    times = pa.array([fact.st_mtime_ns // 1000 for fact in facts], pa.timestamp("us", "UTC"))
+    files = pa.table({"path": paths, "size_bytes": [fact.st_size for fact in facts], "modified_at": times})
     directories = {"features": out, "quarantine": f"{out}-quarantine"}
-    write_features(spread(images), RECIPE, directories, tally=Tally.of(spark))
+    write_features(spark, files, RECIPE, directories, tally=Tally.of(spark))
 
 
 def whole(spark: SparkSession, paths: Sequence[str], out: str) -> None:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from medspark.frame import DEFAULT_LIMITS, Limits
@@ -18,15 +17,14 @@ from medspark.readers.versions import decoders
 from medspark.recipe import Outcome, Recipe
 from medspark.spark import tables
 from medspark.spark.guard import Death, guarded
+from medspark.spark.packing import packed
 from medspark.spark.parts import Target, written
 from medspark.spark.progress import Tally
 from medspark.warehouse import Part
 
 _IDS = ("patient_id", "study_uid", "series_uid")
-_TASK_BYTES = 64 << 20
+_SOURCE = ["path", "size_bytes", "modified_at"]
 _ROWS = 1000  # of a batch that leaves a worker: a file may have any number of frames
-_FILE_BYTES = 64 << 10  # what opening a file costs, in bytes read
-_BUCKETS = 1024  # of files, that partitions are packed from
 
 
 def read_images(spark: SparkSession, uri: str) -> DataFrame:
@@ -64,7 +62,8 @@ def measurement(
 
 
 def write_features(
-    images: DataFrame,
+    spark: SparkSession,
+    files: pa.Table,
     recipe: Recipe,
     directories: Mapping[str, str],
     *,
@@ -74,19 +73,24 @@ def write_features(
 ) -> dict[str, list[Part]]:
     """Write what ``extract_features`` gives as rows of features and of quarantine, and return the files of both.
 
-    ``directories`` says where they go. The executors write them: through Spark it takes longer than a small image does.
+    ``files`` has path, size_bytes, modified_at and maybe decoded_bytes, which is what the tasks are cut by: as many as
+    the driver can hold. ``directories`` says where the rows go. The executors write them: through Spark it takes longer
+    than a small image does.
     """
     measure = measurement(recipe, limits=limits, key=key, tally=tally)
     schemas = {"features": tables.features(recipe.feature_names), "quarantine": tables.QUARANTINE}
+    shares = packed(files, spark.sparkContext.defaultParallelism)
+    shared = spark.sparkContext.broadcast([share.select(_SOURCE).combine_chunks() for share in shares])
 
     def sort(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-        for rows in measure(batches):
+        numbers = (number for batch in batches for number in batch.column("id").to_pylist())
+        for rows in measure(batch for number in numbers for batch in shared.value[number].to_batches()):
             is_good = pc.is_null(rows.column("failed_stage"))
             yield "features", rows.filter(is_good).select(schemas["features"].names)
             yield "quarantine", rows.filter(pc.invert(is_good)).select(schemas["quarantine"].names)
 
     targets = {name: Target(directories[name], tables.arrow(schema)) for name, schema in schemas.items()}
-    return written(sources(images), sort, targets)
+    return written(spark.range(0, len(shares), 1, len(shares)), sort, targets)
 
 
 def fates(spark: SparkSession, parts: Mapping[str, Sequence[Part]]) -> DataFrame:
@@ -106,47 +110,6 @@ def split_quarantine(outcomes: DataFrame) -> tuple[DataFrame, DataFrame]:
     return good, bad
 
 
-def spread(images: DataFrame) -> DataFrame:
-    """Return the same rows in partitions of bounded bytes; if they are few, the last ones are smaller.
-
-    A core that is done early then finds something small to do: how long a file takes is not in its bytes. What can
-    only be read from its beginning, the members of a compressed tar, stays together and in order.
-    """
-    key = F.regexp_replace("path", r"(?i)(\.t?gz)!/.*", "$1")
-    bucket = F.pmod(F.xxhash64(key), F.lit(_BUCKETS)).cast("int")
-    sizes = _sizes(images, bucket)
-    n_files, costs = sum(n for _, n, _ in sizes), {place: n_bytes + n * _FILE_BYTES for place, n, n_bytes in sizes}
-    cores = images.sparkSession.sparkContext.defaultParallelism
-    n_large = max(cores, sum(costs.values()) // _TASK_BYTES - cores)
-    weights = np.repeat((4.0, 2.0, 1.0), (n_large, cores, 2 * cores))
-    n_parts = max(1, min(len(weights), n_files))
-    if n_parts < _BUCKETS // 8:
-        part_of = F.expr(f"array({', '.join(map(str, _packed(costs, weights[:n_parts])))})")
-        spread_out = images.repartitionById(n_parts, F.get(part_of, bucket))
-    else:  # of so many tasks none counts for much
-        spread_out = images.repartition(n_parts, key)
-    return spread_out.sortWithinPartitions("path")
-
-
-def _packed(costs: Mapping[int, int], weights: npt.NDArray[np.float64]) -> list[int]:
-    """Return the part of each bucket, the costs of the parts as their weights: Graham's LPT rule."""
-    part_of = [0] * _BUCKETS
-    loads = np.zeros(len(weights))
-    for bucket in sorted(costs, key=lambda bucket: (-costs[bucket], bucket)):
-        part = int(np.argmin((loads + costs[bucket]) / weights))
-        loads[part] += costs[bucket]
-        part_of[bucket] = part
-    return part_of
-
-
-def _sizes(images: DataFrame, bucket: Column) -> list[tuple[int, int, int]]:
-    """Return each bucket, the number of its files and of their bytes: as they are decoded, where the headers say it."""
-    sizes = [name for name in ("size_bytes", "decoded_bytes") if name in images.columns]
-    n_bytes = F.coalesce(F.sum(F.array_max(F.array(*sizes))), F.lit(0))
-    rows = images.groupBy(bucket.alias("bucket")).agg(F.count("*"), n_bytes).collect()
-    return [(row[0], row[1], row[2]) for row in rows]
-
-
 def with_plain_paths(images: DataFrame) -> DataFrame:
     """Return images with paths as the tables have them: local ones of Spark's binaryFile have a scheme."""
     if "length" not in images.columns:
@@ -163,8 +126,7 @@ def sources(images: DataFrame) -> DataFrame:
     for name, kind in (("size_bytes", "long"), ("modified_at", "timestamp")):
         if name not in images.columns:
             images = images.withColumn(name, F.lit(None).cast(kind))
-    wanted = ("path", "size_bytes", "modified_at", "content")
-    return images.select(*(name for name in wanted if name in images.columns))
+    return images.select(*(name for name in (*_SOURCE, "content") if name in images.columns))
 
 
 @dataclass(frozen=True)
@@ -196,7 +158,7 @@ class _Measure:
         self.recipe.warm_up()
         work = _Work(self.recipe, self.limits)
         for batch in batches:
-            source = batch.select(["path", "size_bytes", "modified_at"])
+            source = batch.select(_SOURCE)
             items = batch.column("content" if "content" in batch.schema.names else "path").to_pylist()
             results = guarded(work, items, seconds=self.limits.seconds_per_file, memory_mb=self.limits.memory_mb)
             rows: list[tuple[int, str | None, Outcome]] = []

@@ -63,12 +63,12 @@ def train_mllib(
         numTrees=parameters.whole("trees", trees, 1),
         maxDepth=_depth(depth),
         seed=parameters.seed(seed),
-        featureSubsetStrategy=str(_n_chosen(max_features, len(feature_names))),
+        featureSubsetStrategy=str(n_tried(max_features, len(feature_names))),
         minInstancesPerNode=parameters.whole("min_samples_leaf", min_samples_leaf, 1),
         maxBins=parameters.whole("max_bins", max_bins, 2),
     )
     tables.require(features, [label, *feature_names], "the table to learn from")
-    classes = _classes(features, feature_names, label)
+    classes = class_names(features, feature_names, label)
     model = grower.fit(_assembled(features, feature_names, label, classes))
     directory = Path(scratch) / f"forest-{uuid.uuid4().hex}"
     try:
@@ -80,7 +80,7 @@ def train_mllib(
 
 
 def mllib_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those parameters of a forest that ``train_mllib`` takes.
+    """Return those parameters of a forest that ``train_mllib`` and ``train_xgboost`` take.
 
     Raises ConfigError if another one is not at its default: the forest would not be the one asked for.
     """
@@ -88,8 +88,8 @@ def mllib_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name not in _TAKEN and value != defaults.get(name):
             raise ConfigError(
-                f"model.{name} = {value!r}: Spark's forest knows {', '.join(_TAKEN)}; leave it out, or take engine = "
-                f'"exact"'
+                f"model.{name} = {value!r}: a forest that gathers nothing knows {', '.join(_TAKEN)}; leave it out, or "
+                f'take engine = "exact"'
             )
     return {name: given[name] for name in _TAKEN if name in given}
 
@@ -161,7 +161,7 @@ def _machine() -> float:
     return min(sizes)
 
 
-def _n_chosen(max_features: str, n_features: int) -> int:
+def n_tried(max_features: str, n_features: int) -> int:
     """Return how many features a node tries: rounded down as in scikit-learn, where MLlib's own words round up."""
     numbers = {"sqrt": math.sqrt(n_features), "log2": math.log2(n_features), "all": n_features}
     return max(1, int(numbers[parameters.choice("max_features", max_features, numbers)]))
@@ -173,7 +173,7 @@ def _depth(depth: int) -> int:
     return int(depth)
 
 
-def _classes(features: DataFrame, feature_names: Sequence[str], label: str) -> list[str]:
+def class_names(features: DataFrame, feature_names: Sequence[str], label: str) -> list[str]:
     """Return the names of the classes in sorted order, after a look at each row."""
     row = F.array(*(F.col(name).cast("float") for name in feature_names))
     is_bad = F.exists(row, lambda x: x.isNull() | F.isnan(x) | (F.abs(x) == float("inf")))

@@ -16,7 +16,6 @@ from medspark.privacy.pseudonym import pseudonym
 from medspark.recipe import Recipe
 from medspark.spark import extract as measuring
 from medspark.spark import extract_features, read_images, split_quarantine, tables
-from medspark.spark.extract import spread
 
 STEPS = [
     {"use": "to_uint8"},
@@ -137,33 +136,6 @@ def test_the_job_opens_the_images_in_one_python_node(spark, archive, tmp_path, m
     # The listing is one pass of its own; what is measured comes from the plan, what is counted from the files written.
     assert [name for name, _ in n_python] == ["images", "series", "_plan", "files", "images"]
     assert [n for _, n in n_python[2:]] == [0, 0, 0]
-
-
-def test_work_is_spread_by_files_and_bytes(spark):
-    def n_partitions(n_files, n_bytes):
-        images = spark.range(n_files).selectExpr("cast(id as string) path", f"{n_bytes}L size_bytes")
-        return spread(images).rdd.getNumPartitions()
-
-    cores = spark.sparkContext.defaultParallelism
-    assert n_partitions(1, 10) == 1  # never more tasks than files
-    assert n_partitions(50, 10) == 4 * cores
-    n_tasks = 100 * ((16 << 20) + (64 << 10)) // (64 << 20)
-    assert n_partitions(100, 16 << 20) == n_tasks + 2 * cores  # the last ones are in smaller pieces
-    assert n_partitions(1000, 64 << 20) == 1000
-
-
-def test_few_files_are_spread_so_that_the_last_partitions_are_small(spark):
-    sizes = [(n * 7919 % 61) << 12 for n in range(600)]
-    files = [(f"/{n}.dcm", size) for n, size in enumerate(sizes)]
-    images = spark.createDataFrame(files, "path string, size_bytes long")
-    cost = F.col("size_bytes") + (64 << 10)
-    parts = spread(images).select(cost).rdd.glom().map(lambda rows: sum(row[0] for row in rows)).collect()
-    cores = spark.sparkContext.defaultParallelism
-    shares = [4] * cores + [2] * cores + [1] * 2 * cores
-    whole = sum(sizes) + 600 * (64 << 10)
-    expected = [whole * share / sum(shares) for share in shares]
-    assert sum(parts) == whole
-    np.testing.assert_allclose(parts, expected, atol=max(sizes) + (64 << 10))  # no file is cut
 
 
 def test_limits_reach_the_executors(paths):

@@ -1,0 +1,44 @@
+"""Which files a task gets: as many bytes as the others, so that no core waits long for the last one."""
+
+import heapq
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_TASK_BYTES = 64 << 20
+_FILE_BYTES = 64 << 10  # what opening a file costs, in bytes read
+
+
+def packed(files: pa.Table, n_cores: int) -> list[pa.Table]:
+    """Return the same rows in shares of bounded bytes, each in the order of paths; the last shares are smaller.
+
+    A core that is done early then finds something small to do: how long a file takes is not in its bytes. What can
+    only be read from its beginning, the members of a compressed tar, stays together. ``files`` has ``path``,
+    ``size_bytes`` and maybe ``decoded_bytes``, which counts if it is larger; there are fewer shares than files.
+    """
+    files = files.sort_by("path")
+    archives = pc.replace_substring_regex(files["path"], r"(?i)(\.t?gz)!/.*", r"\1").combine_chunks()
+    of_file = archives.dictionary_encode().indices.to_numpy()
+    sizes = [files[name] for name in ("size_bytes", "decoded_bytes") if name in files.column_names]
+    n_bytes = pc.fill_null(pc.max_element_wise(*sizes), 0).to_numpy()
+    costs = np.bincount(of_file, n_bytes + _FILE_BYTES).astype(np.float64)
+    n_large = max(n_cores, int(costs.sum()) // _TASK_BYTES - n_cores)
+    weights = np.repeat((4, 2, 1), (n_large, n_cores, 2 * n_cores))[: max(1, len(files))]
+    share_of = _lpt(costs, weights)[of_file]
+    return [files.take(np.flatnonzero(share_of == share)) for share in range(len(weights))]
+
+
+def _lpt(costs: npt.NDArray[np.float64], weights: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the share of each item, so that the costs of shares are as their weights: Graham's LPT rule."""
+    share_of = np.zeros(len(costs), np.int64)
+    heaps = [[(0.0, int(share)) for share in np.flatnonzero(weights == weight)] for weight in np.unique(weights)]
+    weight_of = np.unique(weights)
+    for item in np.argsort(-costs, kind="stable"):
+        loads = [(heap[0][0] + costs[item]) / weight for heap, weight in zip(heaps, weight_of, strict=True)]
+        heap = heaps[int(np.argmin(loads))]
+        load, share = heap[0]
+        heapq.heapreplace(heap, (load + costs[item], share))
+        share_of[item] = share
+    return share_of
