@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from medspark.config import Config
 from medspark.errors import ConfigError
 from medspark.jobs import index
+from medspark.log import say
 from medspark.privacy.pseudonym import load_key
 from medspark.readers.versions import decoders
 from medspark.spark import plan, tables
@@ -32,7 +33,9 @@ def run(spark: SparkSession, config: Config) -> int:
     if config.dry_run:
         images: DataFrame = index.preview(spark, config) if config.input else _images(spark, warehouse)
         planned = _planned(spark, warehouse, config, images)
-        print(f"extract would {plan.describe(planned, pace(spark, warehouse))}; recipe {recipe.recipe_id}")
+        words = plan.describe(planned, pace(spark, warehouse))
+        text = f"extract would {words}; recipe {recipe.recipe_id}"
+        say(text, "plan", job="extract", recipe_id=recipe.recipe_id)
         return DONE
     with warehouse.hold("extract"):
         if config.input:
@@ -41,27 +44,30 @@ def run(spark: SparkSession, config: Config) -> int:
         versions = {name: warehouse.version(name) for name in ("images", *_MADE)}
         planned = _planned(spark, warehouse, config, _images(spark, warehouse))
         warehouse.keep_recipe(recipe.recipe_id, recipe.to_dict())
-        planned = tables.staged(planned, warehouse, "_plan", this.run_id)
+        planned, _ = tables.staged(planned, warehouse, "_plan", this.run_id)
         todo, tally = plan.only_todo(planned), Tally.of(spark)
         n_todo = todo.count()
-        with progress("extract", tally, n_todo):
-            parts = enumerate(plan.chunks(todo, -(-n_todo // config.run.files_per_commit)))
+        with progress("extract", tally, n_todo, run_id=this.run_id):
+            chunks = enumerate(plan.chunks(todo, -(-n_todo // config.run.files_per_commit)))
             outcomes = [
-                _measured(part, warehouse, config, chunk_id(this.run_id, number), tally=tally, versions=versions)
-                for number, part in parts
+                _measured(chunk, warehouse, config, chunk_id(this.run_id, number), tally=tally, versions=versions)
+                for number, chunk in chunks
             ]
         images = plan.settled(planned, functools.reduce(DataFrame.unionByName, outcomes)) if outcomes else planned
         images = plan.with_flags(images)
-        images = tables.staged(images, warehouse, "images", this.run_id)
+        images, parts = tables.staged(images, warehouse, "images", this.run_id)
         counts = plan.count(images)
-        tables.publish(warehouse, "images", tables.IMAGES, this.run_id, replaced="all", based_on=versions["images"])
-        this.finish(warehouse, counts, recipe_id=recipe.recipe_id)
+        change = Change("images", tables.arrow(tables.IMAGES), "all", versions["images"], parts)
+        warehouse.publish_all(this.run_id, [change])
+        done = this.finish(warehouse, counts, recipe_id=recipe.recipe_id)
         warehouse.discard(this.run_id)
-    print(f"extract: {counts}")
-    for reason, number in plan.reasons(images):
-        print(f"  {reason}: {number:,}")
+    reasons = plan.reasons(images)
+    below = [f"  {reason}: {number:,}" for reason, number in reasons]
+    codes = {reason.partition(", ")[2]: number for reason, number in reasons}
+    this.say(f"extract: {counts}", "stage", below, **done, reasons=codes)
     if counts.n_quarantined > config.run.max_failed * counts.n_listed:
-        print(f"extract: more than run.max_failed = {config.run.max_failed:g} of the files are in quarantine")
+        text = f"extract: more than run.max_failed = {config.run.max_failed:g} of the files are in quarantine"
+        this.say(text, "not_acceptable", max_failed=config.run.max_failed, n_quarantined=counts.n_quarantined)
         return NOT_ACCEPTABLE
     return DONE
 

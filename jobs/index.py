@@ -7,6 +7,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from medspark.config import Config
 from medspark.errors import ConfigError
+from medspark.log import say
 from medspark.privacy.pseudonym import load_key
 from medspark.spark import tables
 from medspark.spark.gone import mark_gone, vanished
@@ -48,25 +49,27 @@ def run(spark: SparkSession, config: Config) -> int:
     warehouse = Warehouse.at(config.warehouse)
     if config.dry_run:
         n_files = _listing(spark, config, _before(spark, config)).count()
-        print(f"index would list {n_files:,} files into {warehouse.path('images')}")
+        say(f"index would list {n_files:,} files into {warehouse.path('images')}", "plan", job="index", n_files=n_files)
         return DONE
     with warehouse.hold("index"):
         this = Run("index")
         versions = {name: warehouse.version(name) for name in ("images", "series")}
         before = _before(spark, config)
-        images = tables.staged(_listing(spark, config, before), warehouse, "images", this.run_id)
+        images, parts = tables.staged(_listing(spark, config, before), warehouse, "images", this.run_id)
         if versions["images"] >= 0:
             gone = vanished(before, images, roots(config.input))
-            images = tables.staged(gone, warehouse, "images", this.run_id)
+            images, parts = tables.staged(gone, warehouse, "images", f"{this.run_id}/gone", before=parts)
         counts = count_listing(images, before)
         series = series_table(images, tables.read(spark, warehouse, "series", tables.SERIES))
-        tables.stage(series, warehouse, "series", this.run_id)
-        contracts = {"images": tables.IMAGES, "series": tables.SERIES}
-        changes = [Change(name, tables.arrow(contracts[name]), "all", versions[name]) for name in contracts]
+        judged = tables.stage(series, warehouse, "series", this.run_id)
+        made = {"images": (tables.IMAGES, parts), "series": (tables.SERIES, judged)}
+        changes = [
+            Change(name, tables.arrow(schema), "all", versions[name], parts) for name, (schema, parts) in made.items()
+        ]
         warehouse.publish_all(this.run_id, changes)
         mark_gone(images, warehouse, this.run_id)
-        this.finish(warehouse, counts)
-    print(f"index: {counts}")
+        done = this.finish(warehouse, counts)
+    this.say(f"index: {counts}", "stage", **done)
     return DONE
 
 

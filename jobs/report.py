@@ -3,11 +3,10 @@
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from medspark import bundle
+from medspark import bundle, storage
 from medspark.config import Config
 from medspark.errors import ConfigError
 from medspark.report import render
@@ -24,19 +23,18 @@ def run(spark: SparkSession, config: Config) -> int:
     if not warehouse.files("images"):
         raise ConfigError(f"{warehouse.uri} has no images table: run index first")
     this = Run("report")
-    page_path = Path(warehouse.path("reports", this.run_id, "index.html"))
+    page_path = warehouse.path("reports", this.run_id, "index.html")
     if config.dry_run:
-        print(f"report would write {page_path}")
+        this.say(f"report would write {page_path}", "plan", page=page_path)
         return DONE
     model = bundle.current(warehouse.path("models"), recipe_id=recipe.recipe_id, model_id=config.model_id)
     report = summarise(spark, warehouse, config, model, run_id=this.run_id, now=datetime.now(UTC))
-    page_path.parent.mkdir(parents=True)
-    page_path.write_text(render(report), "utf-8")
+    storage.write(page_path, render(report).encode())
     n = report.accounting.n_listed
-    this.finish(
+    done = this.finish(
         warehouse, Counts(n, n_processed=n), recipe_id=recipe.recipe_id, model_id=model.model_id if model else None
     )
-    print(f"report: {page_path}")
+    this.say(f"report: {page_path}", "stage", **done, page=page_path)
     return DONE
 
 

@@ -8,6 +8,7 @@ from pyspark.sql import SparkSession
 from medspark import bundle
 from medspark.config import Config
 from medspark.jobs import extract, index, report, score
+from medspark.log import say
 from medspark.spark import plan, tables
 from medspark.spark.launch import DONE, launch
 from medspark.spark.runs import Run
@@ -25,7 +26,8 @@ def run(spark: SparkSession, config: Config) -> int:
     if config.dry_run:
         extract.run(spark, config)
         if model:
-            print(f"reprocess would then score these, and what is not scored yet, with {model.model_id}")
+            then = f"reprocess would then score these, and what is not scored yet, with {model.model_id}"
+            say(then, "plan", model_id=model.model_id)
         return DONE
     with warehouse.hold("reprocess"):
         this = Run("reprocess")
@@ -34,9 +36,10 @@ def run(spark: SparkSession, config: Config) -> int:
             score.run(spark, config)
         report.run(spark, config)
         counts = plan.count(tables.read(spark, warehouse, "images", tables.IMAGES))
-        this.finish(warehouse, counts, recipe_id=recipe.recipe_id)
+        done = this.finish(warehouse, counts, recipe_id=recipe.recipe_id)
     scored = "scored" if model else "not scored: no model of this recipe"
-    print(f"reprocess: {counts}; {scored}; exit {code}")
+    text = f"reprocess: {counts}; {scored}; exit {code}"
+    this.say(text, "stage", **done, is_scored=model is not None, exit_code=code)
     return code
 
 

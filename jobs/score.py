@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from medspark import bundle
 from medspark.config import Config
+from medspark.log import say
 from medspark.recipe import Recipe
 from medspark.spark import tables
 from medspark.spark.drift import drifts
@@ -27,7 +28,9 @@ def run(spark: SparkSession, config: Config) -> int:
     model.check_features(recipe.feature_names, recipe.recipe_id)
     if config.dry_run:
         features, todo, _ = _planned(spark, warehouse, recipe, model.model_id)
-        print(f"score would score {_n_files(todo):,} of {_n_files(features):,} files with {model.model_id}")
+        n_todo, n_listed = _n_files(todo), _n_files(features)
+        text = f"score would score {n_todo:,} of {n_listed:,} files with {model.model_id}"
+        say(text, "plan", job="score", n_todo=n_todo, n_listed=n_listed, model_id=model.model_id)
         return DONE
     with warehouse.hold("score"):
         this = Run("score")
@@ -46,19 +49,21 @@ def run(spark: SparkSession, config: Config) -> int:
         warehouse.publish_all(this.run_id, [change])
         drift = _drift(warehouse, todo, model, config, this) if n_todo else []
         counts = Counts(n_listed, n_processed=n_todo, n_unchanged=n_listed - n_todo)
-        this.finish(warehouse, counts, recipe_id=recipe.recipe_id, model_id=model.model_id)
-    print(f"score: {counts}")
+        done = this.finish(warehouse, counts, recipe_id=recipe.recipe_id, model_id=model.model_id)
     predictions = tables.only_there(tables.read(spark, warehouse, "predictions", tables.PREDICTIONS))
     by_class = (
         predictions.where(F.col("model_id") == model.model_id).groupBy("prediction").count().orderBy("prediction")
     )
-    for row in by_class.collect():
-        print(f"  {row['prediction']}: {row['count']:,} frames")
+    n_frames = {row["prediction"]: row["count"] for row in by_class.collect()}
+    below = [f"  {name}: {number:,} frames" for name, number in n_frames.items()]
+    this.say(f"score: {counts}", "stage", below, **done, predictions=n_frames)
     drifted = sorted((found for found in drift if found["is_drifted"]), key=lambda found: -found["psi"])
     for found in drifted[:5]:
-        print(f"  {found['what']} {found['name']} is not as in training: PSI {found['psi']:.3g}, KS {found['ks']:.3g}")
+        far = f"PSI {found['psi']:.3g}, KS {found['ks']:.3g}"
+        this.say(f"  {found['what']} {found['name']} is not as in training: {far}", "drift", **found)
     if drifted:
-        print(f"score: retrain: {len(drifted)} of {len(drift)} distributions have drifted (drift.psi, drift.ks)")
+        text = f"score: retrain: {len(drifted)} of {len(drift)} distributions have drifted (drift.psi, drift.ks)"
+        this.say(text, "retrain", n_drifted=len(drifted), n_compared=len(drift), model_id=model.model_id)
     return DONE
 
 

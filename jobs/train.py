@@ -2,14 +2,17 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from medspark import bundle, tracking
 from medspark.config import Config
 from medspark.errors import ConfigError
+from medspark.log import complain
 from medspark.selection import Candidate, grid
 from medspark.spark import tables
 from medspark.spark.audit import audit, describe, require_clean, table_rows
@@ -19,7 +22,8 @@ from medspark.spark.launch import DONE, NOT_ACCEPTABLE, launch
 from medspark.spark.leaks import FRAMES
 from medspark.spark.mllib import choose_engine
 from medspark.spark.runs import Counts, Run
-from medspark.spark.train import TrainingData, collect, learn, learn_mllib, manifest
+from medspark.spark.train import TrainingData, collect, learn, learn_apart, manifest
+from medspark.spark.xgboost import require_xgboost
 from medspark.warehouse import Warehouse
 
 _SHOWN = ("n", "accuracy", "balanced_accuracy", "auc", "pr_auc", "sensitivity", "specificity", "brier")
@@ -34,27 +38,29 @@ def run(spark: SparkSession, config: Config) -> int:
     warehouse = Warehouse.at(config.warehouse)
     this = Run("train")
     table = _labelled(spark, warehouse, config)
-    is_exact = _is_exact(spark, table, config)
-    data = collect(table, names if is_exact else (), config.split, seed)
-    _warn_of_unknown_groups(data, config)
+    engine = _engine(spark, table, config, this)
+    data = collect(table, names if engine == "exact" else (), config.split, seed)
+    _warn_of_unknown_groups(data, config, this)
     data, leaked = audit(table.select(*FRAMES), data, config.split, seed=seed, limits=config.limits)
     if config.dry_run:
         n_train, n_tested = int(data.is_train.sum()), int(data.is_tested.sum())
-        print(f"train would learn from {n_train:,} frames and test on {n_tested:,}")
+        text = f"train would learn from {n_train:,} frames and test on {n_tested:,}"
+        this.say(text, "plan", n_train=n_train, n_test=n_tested)
         if len(leaked):
             fate = "kept together" if config.split.group_duplicates else "so it would stop"
-            print(f"  on both sides, {fate}: {describe(leaked)}")
+            _say_leaks(f"  on both sides, {fate}", leaked, this)
         return DONE
     if len(leaked):
         warehouse.append_rows("leaks", table_rows(leaked, this.run_id), tables.arrow(tables.LEAKS))
         require_clean(leaked, config.split, warehouse.path("leaks"))
-        print(f"train: kept together: {describe(leaked)}")
+        _say_leaks("train: kept together", leaked, this)
     tracker = tracking.connect(config.mlflow) if config.mlflow.tracking_uri else None
     chosen, others = _chosen(spark, data, candidates, config, this)
-    if is_exact:
+    if engine == "exact":
         trained, X = learn(spark, data, chosen, seed=seed), data.X[data.is_train]
     else:
-        trained, X = learn_mllib(table, data, chosen, names, seed=seed, scratch=warehouse.path("_mllib"))
+        scratch = warehouse.path("_mllib")
+        trained, X = learn_apart(table, data, chosen, names, config.model, engine=engine, scratch=scratch)
     metrics = evaluate(spark, data, config, trained)
     failures = list(_failures(metrics, config))
     recipe_id, models = config.recipe_object.recipe_id, warehouse.path("models")
@@ -66,13 +72,14 @@ def run(spark: SparkSession, config: Config) -> int:
     others.append(row(chosen, metrics, data, purpose="model", run_id=this.run_id, model_id=saved.model_id))
     warehouse.append_rows("evaluations", others, tables.arrow(tables.EVALUATIONS))
     n_files = len(set(data.rows["path"].to_pylist()))
-    this.finish(warehouse, Counts(n_files, n_processed=n_files), recipe_id=recipe_id, model_id=saved.model_id)
-    print(f"train: model {saved.model_id}")
-    print("  held out: " + ", ".join(f"{name} {metrics[name]:.4g}" for name in _SHOWN if metrics[name] is not None))
-    _print_table(others)
+    done = this.finish(warehouse, Counts(n_files, n_processed=n_files), recipe_id=recipe_id, model_id=saved.model_id)
+    shown = {name: metrics[name] for name in _SHOWN if metrics[name] is not None}
+    held_out = "  held out: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    this.say(f"train: model {saved.model_id}", "stage", [held_out], **done, metrics=shown)
+    _say_models(others, this)
     for failure in failures:
-        print(f"train: {failure}; the current model stays")
-    is_told = tracker is None or _tell(tracker, saved)
+        this.say(f"train: {failure}; the current model stays", "not_acceptable", model_id=saved.model_id)
+    is_told = tracker is None or _tell(tracker, saved, this)
     return DONE if is_told and not failures else NOT_ACCEPTABLE
 
 
@@ -86,12 +93,12 @@ def _labelled(spark: SparkSession, warehouse: Warehouse, config: Config) -> Data
     return labelled(features, tables.read(spark, warehouse, "images", tables.IMAGES), config)
 
 
-def _is_exact(spark: SparkSession, table: DataFrame, config: Config) -> bool:
-    """Tell whether the matrix is gathered; if not, Spark's own forest is trained, and there is less to ask for."""
+def _engine(spark: SparkSession, table: DataFrame, config: Config, this: Run) -> str:
+    """Return what grows the model; any but ``exact`` gathers no matrix, and there is less to ask for."""
     engine = config.model.engine
     if engine == "auto":
         engine, why = choose_engine(spark, table.count(), len(config.recipe_object.feature_names))
-        print(f"train: engine {engine}: {why}")
+        this.say(f"train: engine {engine}: {why}", "engine", engine=engine)
     unknown = {
         "model.kind": config.model.kind != "forest",
         "model.compare": config.model.compare,
@@ -101,17 +108,21 @@ def _is_exact(spark: SparkSession, table: DataFrame, config: Config) -> bool:
         "evaluation.sensitivity": config.evaluation.sensitivity,
         "--update": config.update,
     }
-    if engine == "mllib" and (asked := [name for name, value in unknown.items() if value]):
+    if engine != "exact" and (asked := [name for name, value in unknown.items() if value]):
         raise ConfigError(f"{', '.join(asked)}: only with model.engine = 'exact', which gathers the features")
-    return engine == "exact"
+    if engine == "xgboost":
+        require_xgboost(spark, config.model.workers)
+    return engine
 
 
-def _warn_of_unknown_groups(data: TrainingData, config: Config) -> None:
+def _warn_of_unknown_groups(data: TrainingData, config: Config, this: Run) -> None:
     if data.n_ungrouped:
-        print(
+        complain(
             f"train: the {config.split.by} of {data.n_ungrouped:,} of {len(data.X):,} frames is not known: each"
             " is taken for one of its own, and if several show the same patient the numbers below are optimistic",
-            file=sys.stderr,
+            "warning",
+            run_id=this.run_id,
+            n_ungrouped=data.n_ungrouped,
         )
 
 
@@ -134,13 +145,15 @@ def _chosen(
     ]
 
 
-def _tell(tracker: tracking.Tracker, model: bundle.Bundle) -> bool:
+def _tell(tracker: tracking.Tracker, model: bundle.Bundle, this: Run) -> bool:
     """Write a model down in MLflow, and tell whether MLflow took it: the model is saved whatever becomes of that."""
     try:
-        print(f"train: run {tracker.log(model)} of MLflow")
+        mlflow_run = tracker.log(model)
     except OSError as error:
-        print(f"train: {model.model_id} is saved, but MLflow did not take it: {error}", file=sys.stderr)
+        text = f"train: {model.model_id} is saved, but MLflow did not take it: {error}"
+        complain(text, "warning", run_id=this.run_id, model_id=model.model_id)
         return False
+    this.say(f"train: run {mlflow_run} of MLflow", "mlflow", mlflow_run_id=mlflow_run, model_id=model.model_id)
     return True
 
 
@@ -163,14 +176,20 @@ def _worse(found: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the models beside each other, if there are several."""
+def _say_leaks(what: str, leaked: pa.Table, this: Run) -> None:
+    this.say(f"{what}: {describe(leaked)}", "leak", found=Counter(leaked["kind"].to_pylist()))
+
+
+def _say_models(rows: Sequence[Mapping[str, Any]], this: Run) -> None:
+    """Say the models one below the other, if there are several."""
     if len(rows) < 2:
         return
     for entry in rows:
-        name = f"{entry['purpose']}: {Candidate(entry['kind'], json.loads(entry['parameters']))}"
+        parameters = json.loads(entry["parameters"])
+        name = f"{entry['purpose']}: {Candidate(entry['kind'], parameters)}"
         interval = "" if entry["auc_low"] is None else f" ({entry['auc_low']:.3f} to {entry['auc_high']:.3f})"
-        print(f"  AUC {entry['auc'] or float('nan'):.4f}{interval}  {name}")
+        text = f"  AUC {entry['auc'] or float('nan'):.4f}{interval}  {name}"
+        this.say(text, "model", **{**entry, "parameters": parameters})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

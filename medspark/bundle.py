@@ -8,9 +8,12 @@ MODEL_ID/
 └── arrays/NAME.npy      the parameters, mapped into memory and not copied until they are used
 """
 
+import atexit
 import hashlib
+import io
 import json
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,9 +28,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from medspark import __version__
+from medspark import __version__, storage
 from medspark.errors import ContractError, did_you_mean
 from medspark.models import MODELS, Model
+from medspark.remote import is_remote
 
 FORMAT = 1  # of the directory; a reader refuses a higher one
 
@@ -65,6 +69,7 @@ class Bundle:
     directory: Path
     manifest: Mapping[str, Any]  # the content of model.json
     model: Model
+    is_copy: bool = False  # of one in an object store, on the disk of this machine
 
     @property
     def model_id(self) -> str:
@@ -124,6 +129,11 @@ def save(directory: Path | str, model: Model, *, manifest: Manifest, split_table
     ``.*.partial`` beside it. Raises ContractError if the parts do not fit together or cannot be written.
     """
     _require_fit(model, manifest, split_table)
+    if is_remote(str(directory)):
+        with tempfile.TemporaryDirectory() as home:
+            written = save(home, model, manifest=manifest, split_table=split_table)
+            _upload(written.directory, f"{directory}/{written.model_id}")
+            return load(f"{directory}/{written.model_id}")
     staging = Path(directory) / f".{uuid.uuid4().hex}.partial"
     (staging / "arrays").mkdir(parents=True)
     try:
@@ -138,16 +148,17 @@ def save(directory: Path | str, model: Model, *, manifest: Manifest, split_table
 def load(directory: Path | str, *, is_verified: bool = False) -> Bundle:
     """Return the model in this directory, after a look at every byte of it unless another process has looked.
 
+    From an object store it is copied to this machine.
     Raises ContractError, naming the file, if one is missing or was changed since it was saved, or if the model is of a
     kind or a format that this version does not know.
     """
-    root = Path(directory)
+    root = Path(_downloaded(str(directory)) if is_remote(str(directory)) else directory)
     for name in ("model.json", "model.json.sha256"):
         if not (root / name).is_file():
             raise ContractError(
                 f"{root / name}: missing, so this is no complete model; check the path or copy it again"
             )
-    if (root / "model.json.sha256").read_bytes() != _seal(root):
+    if (root / "model.json.sha256").read_bytes() != _seal((root / "model.json").read_bytes()):
         raise _changed(root / "model.json", "it and model.json.sha256 do not agree")
     content = json.loads((root / "model.json").read_bytes())
     if content["format"] > FORMAT:
@@ -172,17 +183,24 @@ def load(directory: Path | str, *, is_verified: bool = False) -> Bundle:
     }
     from_arrays = MODELS[content["kind"]].from_arrays
     model = from_arrays(arrays, classes=content["classes"], n_features=len(content["feature_names"]))
-    return Bundle(root, content, model)
+    return Bundle(root, content, model, is_copy=is_remote(str(directory)))
 
 
 def list_models(directory: Path | str, *, recipe_id: str) -> list[str]:
     """Return the ids of the accepted models in a directory that were trained with a recipe, the oldest first."""
     found = []
-    for path in Path(directory).glob("[!.]*/model.json"):
-        content = json.loads(path.read_bytes())
+    for path in _manifests(str(directory)):
+        content = json.loads(storage.read(path))
         if content["recipe_id"] == recipe_id and content["accepted"]:
             found.append((content["training"]["created_at"], content["model_id"]))
     return [model_id for _, model_id in sorted(found)]
+
+
+def _manifests(directory: str) -> list[str]:
+    """Return the model.json of each model: it is written last."""
+    if is_remote(directory):
+        return [file.path for file in storage.files(directory) if file.path.endswith("/model.json")]
+    return [str(path) for path in Path(directory).glob("[!.]*/model.json")]
 
 
 def find(directory: Path | str, *, recipe_id: str, model_id: str = "") -> Bundle:
@@ -191,11 +209,11 @@ def find(directory: Path | str, *, recipe_id: str, model_id: str = "") -> Bundle
     Raises ContractError if there is none, or if ``load`` refuses it.
     """
     models = list_models(directory, recipe_id=recipe_id)
-    if model_id and not (Path(directory) / model_id).is_dir():
+    if model_id and f"{directory}/{model_id}/model.json" not in _manifests(str(directory)):
         raise ContractError(f"no model {model_id} in {directory}; of recipe {recipe_id} there are: {', '.join(models)}")
     if not model_id and not models:
         raise ContractError(f"no model of recipe {recipe_id} in {directory}: run train with this recipe first")
-    return load(Path(directory) / (model_id or models[-1]))
+    return load(f"{directory}/{model_id or models[-1]}")
 
 
 def current(directory: Path | str, *, recipe_id: str, model_id: str = "") -> Bundle | None:
@@ -205,23 +223,35 @@ def current(directory: Path | str, *, recipe_id: str, model_id: str = "") -> Bun
     return find(directory, recipe_id=recipe_id, model_id=model_id)
 
 
-def replace_split(directory: Path, rows: pa.Table) -> None:
+def replace_split(directory: Path | str, rows: pa.Table) -> None:
     """Put other rows into split.parquet, and its new sha256 where it is written down.
 
     A bundle of which a killed run replaced only some files is refused by ``load``; the same call again repairs it.
     """
-    content = json.loads((directory / "model.json").read_bytes())
-    pq.write_table(rows, _draft(directory / "split.parquet"))
-    content["files"]["split.parquet"] = _sha256(_draft(directory / "split.parquet"))
-    _draft(directory / "model.json").write_bytes(_json(content))
-    for name in ("split.parquet", "model.json"):
-        _draft(directory / name).replace(directory / name)
-    _draft(directory / "model.json.sha256").write_bytes(_seal(directory))
-    _draft(directory / "model.json.sha256").replace(directory / "model.json.sha256")
+    split = io.BytesIO()
+    pq.write_table(rows, split)
+    content = json.loads(storage.read(f"{directory}/model.json"))
+    content["files"]["split.parquet"] = hashlib.sha256(split.getvalue()).hexdigest()
+    manifest = _json(content)
+    parts = {"split.parquet": split.getvalue(), "model.json": manifest, "model.json.sha256": _seal(manifest)}
+    for name, part in parts.items():
+        storage.write(f"{directory}/{name}", part)
 
 
-def _draft(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
+def _upload(source: Path, target: str) -> None:
+    """Copy a bundle into an object store; it is there with its model.json, which comes last."""
+    files = sorted((path for path in source.rglob("*") if path.is_file()), key=lambda path: path.name == "model.json")
+    for path in files:
+        storage.write(f"{target}/{path.relative_to(source).as_posix()}", path.read_bytes())
+
+
+def _downloaded(source: str) -> Path:
+    """Return a copy of a bundle in an object store, which is removed when this process ends."""
+    target = Path(tempfile.mkdtemp(prefix="medspark-model-"))
+    atexit.register(shutil.rmtree, target, ignore_errors=True)
+    for file in storage.files(source):
+        storage.write(str(target / file.path.removeprefix(f"{source}/")), storage.read(file.path))
+    return target
 
 
 def _require_fit(model: Model, manifest: Manifest, split_table: pa.Table) -> None:
@@ -264,7 +294,7 @@ def _write(root: Path, model: Model, manifest: Manifest, split_table: pa.Table) 
     (root / "card.md").write_text(_card(content), encoding="utf-8")
     content["files"] = _hashes(root)
     (root / "model.json").write_bytes(_json(content))
-    (root / "model.json.sha256").write_bytes(_seal(root))
+    (root / "model.json.sha256").write_bytes(_seal(_json(content)))
     return model_id
 
 
@@ -298,8 +328,8 @@ def _hashes(root: Path) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): _sha256(path) for path in files}
 
 
-def _seal(root: Path) -> bytes:
-    return f"{_sha256(root / 'model.json')}  model.json\n".encode()
+def _seal(manifest: bytes) -> bytes:
+    return f"{hashlib.sha256(manifest).hexdigest()}  model.json\n".encode()
 
 
 def _changed(path: Path, what: str) -> ContractError:

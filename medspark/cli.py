@@ -3,7 +3,7 @@
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import medspark
@@ -46,7 +46,7 @@ def _other(arguments: list[str]) -> int:
     phantom.add_argument("--patients", type=int, default=40)
     phantom.add_argument("--seed", type=int, default=42)
     commands.add_parser("doctor", help="say what is installed, prove every decoder, tell what to install")
-    vacuum = commands.add_parser("vacuum", help="remove files of a warehouse that no table needs any more")
+    vacuum = commands.add_parser("vacuum", help="remove files that no table needs any more, merge small ones")
     vacuum.add_argument(
         "--retention-hours",
         type=float,
@@ -79,26 +79,34 @@ def _other(arguments: list[str]) -> int:
 
 
 def _upkeep(options: argparse.Namespace) -> int:
-    # These load Arrow and delta-rs, which --help does not need.
+    # It loads Arrow, which --help does not need.
     from deltalake.exceptions import DeltaError
 
+    try:
+        for line in _done(options):
+            print(line, flush=True)
+    except (DeltaError, OSError) as error:
+        print(f"medspark {options.command}: failed, run again to continue: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+def _done(options: argparse.Namespace) -> Iterator[object]:
+    """Yield what to tell, each part when it is done: where a merge finds no room, what was removed is gone."""
     from medspark import upkeep
     from medspark.warehouse import Warehouse
 
     warehouse, dry_run = Warehouse.at(options.warehouse), options.dry_run
-    try:
-        if options.command == "vacuum":
-            removed = upkeep.vacuum(warehouse, retention_hours=options.retention_hours, dry_run=dry_run)
-            text = "\n".join(map(str, removed)) or "nothing to remove"
-        else:
-            text = str(upkeep.forget(warehouse, options.patient, dry_run=dry_run))
-    except (DeltaError, OSError) as error:
-        print(f"medspark {options.command}: failed, run again to continue: {error}", file=sys.stderr)
-        return 3
-    if dry_run:
-        print("dry run, nothing was removed; without --dry-run this goes:")
-    print(text)
-    return 0
+    head = ["dry run, nothing was removed; without --dry-run this goes:"] if dry_run else []
+    if options.command == "forget":
+        yield from [*head, upkeep.forget(warehouse, options.patient, dry_run=dry_run)]
+        return
+    removed = upkeep.vacuum(warehouse, retention_hours=options.retention_hours, dry_run=dry_run)
+    yield from [*head, *removed]
+    merged = upkeep.merge(warehouse, dry_run=dry_run)
+    yield from merged
+    if not removed and not merged:
+        yield "nothing to remove"
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ from medspark.selection import Candidate, grid, parameters_of
 
 @dataclass(frozen=True)
 class RunConfig:
-    """When a run is acceptable, and what it tries again."""
+    """When a run is acceptable, what it tries again, and how it says what it does."""
 
     max_failed: float = 1.0
     retry: tuple[str, ...] = ()
     files_per_commit: int = 100_000  # what a run that is killed may have to do again
+    log: str = "text"  # or json: an object a line
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ _CHOICES: dict[str, tuple[str | bool, ...]] = {
     "model.kind": tuple(MODELS),
     "model.engine": ("exact", "mllib", "xgboost", "auto"),
     "privacy.paths": ("plain",),
+    "run.log": ("text", "json"),
 }
 _RANGES: dict[str, tuple[float, float]] = {
     "limits.seconds_per_file": (0.1, 1e6),

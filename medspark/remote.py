@@ -200,6 +200,38 @@ def open_object(uri: str) -> io.BufferedReader:
     return io.BufferedReader(file, max(_LEAST_BUFFER, min(file.size // 256, _MOST_BUFFER)))
 
 
+def put_object(uri: str, content: bytes) -> None:
+    """Make an object, or put another content into it, at once. Raises UnreadableError."""
+    system, path = _at(Place.of(uri))
+    try:
+        with system.open_output_stream(path) as file:
+            file.write(content)
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise UnreadableError(f"cannot be written: {_kind(error)}") from None
+
+
+def delete_object(uri: str) -> None:
+    """Remove an object, if there is one. Raises UnreadableError."""
+    system, path = _at(Place.of(uri))
+    try:
+        system.delete_file(path)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise UnreadableError(f"cannot be deleted: {_kind(error)}") from None
+
+
+def delta_options(uri: str) -> dict[str, str]:
+    """Return what delta-rs does not find out by itself of a store; nothing for a path on a disk."""
+    if not is_remote(uri):
+        return {}
+    address = _address(Place.of(uri).store)
+    endpoint = address.get("endpoint_override", "")
+    options = {"aws_endpoint": endpoint, "aws_region": address.get("region", "")}
+    options["aws_allow_http"] = str(endpoint.startswith("http://")).lower()
+    return {name: value for name, value in options.items() if value}
+
+
 class _Clients:
     """The clients of this process."""
 
@@ -229,7 +261,7 @@ def _client(scheme: str, store: str) -> tuple[Any, str]:
     if scheme == "s3":
         retries = fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS)
         seconds = {"connect_timeout": _CONNECT_SECONDS, "request_timeout": _REQUEST_SECONDS}
-        return fs.S3FileSystem(**_address(store), **seconds, retry_strategy=retries), store
+        return fs.S3FileSystem(**_address(store), **seconds, retry_strategy=retries, allow_delayed_open=True), store
     if scheme == "gs":
         return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_REQUEST_SECONDS)), store
     system, root = fs.FileSystem.from_uri(f"{scheme}://{store}/")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,7 @@ def connect(config: MlflowConfig) -> Tracker:
 
     Raises ConfigError if the package mlflow is missing, or if the server does not answer.
     """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would tell its makers what is called
     try:
         from mlflow import MlflowClient  # optional, and slow to import
     except ImportError:

@@ -1,30 +1,42 @@
-"""Upkeep of a warehouse, without Spark: remove what no table needs, erase a patient from all of it."""
+"""Upkeep of a warehouse, without Spark: remove what no table needs, merge small files, erase a patient from all."""
 
+import errno
+import io
 import json
 import os
 import re
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
 
-from medspark import bundle
+from medspark import bundle, remote, storage
 from medspark.containers import split_path
-from medspark.errors import ConfigError, ContractError
+from medspark.errors import ConfigError, ContractError, UnreadableError, VanishedError
 from medspark.files import real_path
-from medspark.warehouse import PENDING, TABLES, Change, Warehouse, new_run_id, write_durably
+from medspark.storage import Stored
+from medspark.warehouse import PENDING, TABLES, Change, Part, Warehouse, chunk_id, new_run_id
 
 RETENTION_HOURS = 168  # what Delta tools agree on
+SMALL_BYTES = 8 << 20  # a file that costs as much to be opened, from far away, as to be read
+MERGED_BYTES = 64 << 20  # half of what Spark gives a task: two fill one, and an executor holds several
+FEWEST = 8  # fewer are not worth a second copy of their rows for as long as the retention
+_GROWING = ("features", "quarantine", "predictions")  # each night adds files to them
+_GROUP_BYTES = 32 << 20  # of rows in memory that become a row group
+_BATCH_ROWS = 8192
+_MANY_BATCHES = 512  # of so many, small as they may be, the arrays weigh more than what they hold
 _LOG = "_delta_log"
 _FORGETTING = "_forget"
+_DRAFT = re.compile(r"\.[0-9a-f]{6}$")  # the end of a name that a killed ``storage.write`` leaves
 _PATHS = ("path", "path_a", "path_b")
 _WHO = ("patient_id", *_PATHS, "instances")  # columns that tell whose a row is
 
@@ -41,11 +53,17 @@ class Removed:
         return f"{self.directory}: {self.n_files:,} files, {self.n_bytes:,} bytes"
 
 
-def vacuum(warehouse: Warehouse, *, retention_hours: float = RETENTION_HOURS, dry_run: bool = False) -> list[Removed]:
+def vacuum(
+    warehouse: Warehouse,
+    *,
+    retention_hours: float = RETENTION_HOURS,
+    dry_run: bool = False,
+    now: datetime | None = None,
+) -> list[Removed]:
     """Remove what killed runs left, and files that a table stopped to use longer ago than the retention.
 
-    Until then, who began to read an older version can read on. Raises ConflictError while another run holds the
-    warehouse, ConfigError if there is none.
+    Until then, who began to read an older version can read on. Ages count from ``now``, by default the clock. Raises
+    ConflictError while another run holds the warehouse, ConfigError if there is none.
     """
     if retention_hours < 0:
         raise ConfigError(f"--retention-hours {retention_hours:g}: must be 0 or more")
@@ -53,16 +71,51 @@ def vacuum(warehouse: Warehouse, *, retention_hours: float = RETENTION_HOURS, dr
     sizes = defaultdict(list)
     # Nothing is recovered first: on a full disk there is no room for it.
     with warehouse.hold("vacuum", recover=False) as is_alone:
-        now = datetime.now(UTC)
+        now = now or datetime.now(UTC)
         litter = _Litter(warehouse, now - timedelta(days=1), now - timedelta(hours=retention_hours), is_alone=is_alone)
         for place, files in litter.places():
             for file in files:
-                sizes[place.relative_to(warehouse.uri).parts[0]].append(file.lstat().st_size)
+                sizes[_inside(warehouse.uri, place).split("/")[0]].append(file.n_bytes)
                 if not dry_run:
-                    file.unlink()
-            if not dry_run:
-                _remove_hollow([place, *place.rglob("*/")] if is_alone else {file.parent for file in files})
+                    storage.remove(file.path)
+            if not dry_run and not warehouse.is_remote:  # an object store has no directories
+                _remove_hollow(_tree(place) if is_alone else {Path(file.path).parent for file in files})
     return [Removed(directory, len(found), sum(found)) for directory, found in sizes.items()]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The small files of a table that were, or would be, merged into larger ones."""
+
+    table: str
+    n_files: int
+    n_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.table}: {self.n_files:,} small files merged, {self.n_bytes:,} bytes"
+
+
+def merge(warehouse: Warehouse, *, dry_run: bool = False) -> list[Merged]:
+    """Write the small files of the tables that grow each night together, and return which tables had many.
+
+    The rows stay as they are. The small files leave their table and stay where they are, for those who read an older
+    version, until ``vacuum`` removes them. Raises ConflictError if another run holds the warehouse or has changed a
+    table in the meantime, ConfigError if there is no warehouse, ContractError for a damaged file, and OSError if there
+    is no room; what was merged until then stays merged.
+    """
+    _require(warehouse)
+    merged = []
+    # What is pending names the files that it replaces: they must not be merged before it is completed.
+    with warehouse.hold("vacuum", recover=not dry_run):
+        run_id = new_run_id("vacuum", datetime.now(UTC))
+        for name in _GROWING:
+            table = warehouse.table(name)
+            sizes = _small_files(table) if table else {}
+            if table and len(sizes) >= FEWEST:
+                merged.append(Merged(name, len(sizes), sum(sizes.values())))
+                if not dry_run:
+                    _merge(warehouse, name, [warehouse.path(name, part) for part in sizes], table.version(), run_id)
+    return merged
 
 
 @dataclass(frozen=True)
@@ -98,11 +151,11 @@ def forget(warehouse: Warehouse, patient: str, *, dry_run: bool = False) -> Forg
         raise ConfigError("--patient is no pseudonym: patient_id of the images table has 64 hexadecimal digits")
     _require(warehouse)
     with warehouse.hold("forget"):
-        plan = Path(warehouse.path(_FORGETTING, f"{patient}.json"))
-        is_resumed = plan.exists()
+        plan = warehouse.path(_FORGETTING, f"{patient}.json")
+        begun = _planned(plan)
         is_known, paths = _paths(warehouse, patient)
-        if is_resumed:
-            paths |= set(json.loads(plan.read_bytes()))
+        if begun is not None:
+            paths |= begun
         elif is_known:
             for model in _models(warehouse):
                 bundle.load(model)
@@ -111,11 +164,14 @@ def forget(warehouse: Warehouse, patient: str, *, dry_run: bool = False) -> Forg
         his = _His(patient, pa.array(sorted(paths), pa.string()))
         traces = _traces(warehouse, his)
         if not dry_run:
-            write_durably(plan, json.dumps(sorted(paths)))  # half-way, it could not be told what of the rest is his
-            _erase(warehouse, his, traces, is_resumed=is_resumed)
-            for file in plan.parent.glob(f"{patient}.*"):
-                file.unlink()
-            _remove_hollow([plan.parent])
+            # Half-way, it could not be told what of the rest is his.
+            storage.write(plan, json.dumps(sorted(paths)).encode())
+            _erase(warehouse, his, traces, is_resumed=begun is not None)
+            for file in storage.files(warehouse.path(_FORGETTING), is_deep=False):
+                if file.path.startswith(warehouse.path(_FORGETTING, f"{patient}.")):
+                    storage.remove(file.path)
+            if not warehouse.is_remote:
+                _remove_hollow([Path(plan).parent])
     return Forgotten(
         {name: sum(files.values()) for name, files in traces.by_name.items()},
         len(traces.old_files),
@@ -126,23 +182,57 @@ def forget(warehouse: Warehouse, patient: str, *, dry_run: bool = False) -> Forg
 
 
 def _require(warehouse: Warehouse) -> None:
-    if not any(Path(warehouse.path(name, _LOG)).is_dir() for name in TABLES):
+    if not any(warehouse.path(name, _LOG) in _directories(warehouse.path(name)) for name in TABLES):
         raise ConfigError(f"{warehouse.uri} is no warehouse: none of the tables is there; check --warehouse")
+
+
+def _directories(directory: str) -> list[str]:
+    """Return the paths of the directories, or prefixes, right below one; none if there is no such directory."""
+    if remote.is_remote(directory):
+        try:
+            return sorted(remote.prefixes(directory))
+        except UnreadableError as error:
+            raise OSError(errno.EIO, str(error), directory) from None
+    return sorted(str(path) for path in Path(directory).glob("*/"))
+
+
+def _inside(directory: str, path: str) -> str:
+    return path.removeprefix(f"{directory}/")
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _tables(warehouse: Warehouse) -> list[str]:
     """Return the names of the directories that are tables, or would be if their first run had not been killed."""
-    root = Path(warehouse.uri)
-    logs = {log.parent.name for log in root.glob(f"[!._]*/{_LOG}")}
-    return sorted(logs | {name for name in TABLES if (root / name).is_dir()})
+    names = [_name(directory) for directory in _directories(warehouse.uri)]
+    return [
+        name
+        for name in names
+        if name in TABLES or (name[0] not in "._" and warehouse.path(name, _LOG) in _directories(warehouse.path(name)))
+    ]
 
 
-def _models(warehouse: Warehouse) -> list[Path]:
-    return sorted(path.parent for path in Path(warehouse.path("models")).glob("[!.]*/model.json"))
+def _models(warehouse: Warehouse) -> list[str]:
+    found = [model for model in _directories(warehouse.path("models")) if not _name(model).startswith(".")]
+    return [model for model in found if f"{model}/model.json" in _paths_below(model)]
 
 
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_symlink() or path.is_file())
+def _unfinished_models(warehouse: Warehouse) -> list[str]:
+    """Return the directories that a killed training left: on a disk a model has another name until it is complete."""
+    models = _directories(warehouse.path("models"))
+    if warehouse.is_remote:
+        return [model for model in models if f"{model}/model.json" not in _paths_below(model)]
+    return [model for model in models if re.fullmatch(r"\..*\.partial", _name(model))]
+
+
+def _paths_below(directory: str) -> set[str]:
+    return {file.path for file in storage.files(directory)}
+
+
+def _tree(directory: str) -> list[Path]:
+    return [Path(directory), *Path(directory).rglob("*/")]
 
 
 def _remove_hollow(directories: Iterable[Path]) -> None:
@@ -163,54 +253,171 @@ class _Litter:
     expiry: datetime  # what left its table before this moment is read by nobody any more
     is_alone: bool
 
-    def places(self) -> Iterator[tuple[Path, list[Path]]]:
+    def places(self) -> Iterator[tuple[str, list[Stored]]]:
         """Yield directories, each with the files in it that nobody needs."""
-        root = Path(self.warehouse.uri)
+        root = self.warehouse.path
         for name in _tables(self.warehouse):
-            yield root / name, self._of_table(name)
-        for scratch in sorted(root.glob("_*/")):
-            if scratch.name not in (PENDING, _FORGETTING):
-                yield scratch, [file for file in _files(scratch) if self.is_alone or self._is_old(file)]
-        for name in (PENDING, _FORGETTING, "recipes"):
-            yield root / name, [file for file in _files(root / name) if file.suffix != ".json" and self._is_old(file)]
-        for draft in root.glob("models/.*.partial"):
-            yield draft, _files(draft) if self._is_old(draft) else []
+            yield root(name), self._of_table(name)
+        for scratch in _directories(self.warehouse.uri):
+            if _name(scratch).startswith("_") and _name(scratch) not in (PENDING, _FORGETTING):
+                yield scratch, [file for file in storage.files(scratch) if self.is_alone or self._is_old(file)]
+        for place in (root(PENDING), root(_FORGETTING), root("recipes")):
+            yield (
+                place,
+                [file for file in storage.files(place) if not file.path.endswith(".json") and self._is_old(file)],
+            )
+        for draft in (draft for model in _models(self.warehouse) for draft in _drafts(model) if self._is_old(draft)):
+            yield draft.path.rpartition("/")[0], [draft]
+        for model in _unfinished_models(self.warehouse):
+            files = storage.files(model)
+            yield model, files if all(map(self._is_old, files)) else []
 
-    def _of_table(self, name: str) -> list[Path]:
-        root = Path(self.warehouse.path(name))
+    def _of_table(self, name: str) -> list[Stored]:
+        root = self.warehouse.path(name)
         used = {*self.warehouse.files(name), *self.warehouse.pending_files(name)}
-        left_at = _removals(root / _LOG)
+        left_at = _removals(f"{root}/{_LOG}")
         needed, rest = set(), []
-        for file in _files(root):
-            if file.relative_to(root).parts[0] == _LOG:
-                if "#" in file.name and self._is_old(file):  # 0...7.json#1, of a commit that was cut short
+        for file in storage.files(root):
+            inside = _inside(root, file.path)
+            if inside.startswith(f"{_LOG}/"):
+                if "#" in _name(file.path) and self._is_old(file):  # 0...7.json#1, of a commit that was cut short
                     rest.append(file)
-            elif str(file) in used or left_at.get(str(file.relative_to(root)), self.expiry) > self.expiry:
-                needed |= {file, file.with_name(f".{file.name}.crc")}
+            elif file.path in used or left_at.get(inside, self.expiry) > self.expiry:
+                directory, _, end = file.path.rpartition("/")
+                needed |= {file.path, f"{directory}/.{end}.crc"}
             else:
                 rest.append(file)
-        kept_at = {file.parent for file in needed}
-        return [file for file in rest if file not in needed and not self._is_kept(file, root, kept_at)]
+        kept_at = {path.rpartition("/")[0] for path in needed}
+        return [file for file in rest if file.path not in needed and not self._is_kept(file, root, kept_at)]
 
-    def _is_kept(self, file: Path, root: Path, kept_at: set[Path]) -> bool:
-        is_mark = file.name in ("_SUCCESS", "._SUCCESS.crc") and file.parent in kept_at
-        may_be_written = (file.parent == root or not self.is_alone) and not self._is_old(file)
+    def _is_kept(self, file: Stored, root: str, kept_at: set[str]) -> bool:
+        directory, _, end = file.path.rpartition("/")
+        is_mark = end in ("_SUCCESS", "._SUCCESS.crc") and directory in kept_at
+        may_be_written = (directory == root or not self.is_alone) and not self._is_old(file)
         return is_mark or may_be_written
 
-    def _is_old(self, path: Path) -> bool:
-        return datetime.fromtimestamp(path.lstat().st_mtime, UTC) < self.a_day_ago
+    def _is_old(self, file: Stored) -> bool:
+        return file.modified_at < self.a_day_ago
 
 
-def _removals(log: Path) -> dict[str, datetime]:
+def _drafts(directory: str) -> list[Stored]:
+    """Return what killed writers of whole files left in a directory."""
+    return [file for file in storage.files(directory) if _DRAFT.search(file.path)]
+
+
+def _removals(log: str) -> dict[str, datetime]:
     """Return when files left a table, by their paths in it, as far back as its log goes."""
     found = []
-    for commit in log.glob("[0-9]*.json"):
-        actions = (json.loads(line) for line in commit.read_text("utf-8").splitlines())
-        found += [action["remove"] for action in actions if "remove" in action]
-    for checkpoint in log.glob("[0-9]*.checkpoint*.parquet"):
-        found += [remove for remove in pq.read_table(checkpoint, columns=["remove"])["remove"].to_pylist() if remove]
+    for path in (file.path for file in storage.files(log, is_deep=False) if _name(file.path)[0].isdigit()):
+        if path.endswith(".json"):
+            actions = (json.loads(line) for line in storage.read(path).splitlines())
+            found += [action["remove"] for action in actions if "remove" in action]
+        elif ".checkpoint" in _name(path) and path.endswith(".parquet"):
+            removes = pq.read_table(pa.BufferReader(storage.read(path)), columns=["remove"])["remove"]
+            found += [remove for remove in removes.to_pylist() if remove]
     times = sorted((remove["deletionTimestamp"] or 0, unquote(remove["path"])) for remove in found)
     return {path: datetime.fromtimestamp(milliseconds / 1000, UTC) for milliseconds, path in times}
+
+
+# Small files
+
+
+class _Joined(NamedTuple):
+    """Some files as one."""
+
+    paths: list[str]
+    n_rows: int
+    content: bytes
+
+
+def _small_files(table: DeltaTable) -> dict[str, int]:
+    """Return the sizes of the small files of a table, by their paths in it, those of a run side by side."""
+    actions = pa.table(table.get_add_actions()).select(["path", "size_bytes"]).to_pylist()
+    return {each["path"]: each["size_bytes"] for each in sorted(actions, key=str) if each["size_bytes"] < SMALL_BYTES}
+
+
+def _merge(warehouse: Warehouse, name: str, files: list[str], version: int, run_id: str) -> None:
+    """Publish files as few, a large one at a time."""
+    schema, number = warehouse.schema(name), 0
+    while len(files) > 1:
+        chunk = chunk_id(run_id, number)
+        joined = _joined(files, schema)
+        part = Part(warehouse.path(name, chunk, "part-00000.parquet"), joined.n_rows, len(joined.content))
+        _write(part.path, joined.content)
+        warehouse.publish_all(chunk, [Change(name, schema, joined.paths, version, [part])])
+        files, number = files[len(joined.paths) :], number + 1
+
+
+def _joined(files: Iterable[str], schema: pa.Schema) -> _Joined:
+    """Read files, until they make a large one, and write their rows together."""
+    paths, content, n_rows = [], io.BytesIO(), 0
+    with pq.ParquetWriter(content, schema, compression="snappy") as writer:
+        group = _Group(schema)
+        for path in files:
+            paths.append(path)
+            for rows in _batches(path, schema):
+                n_rows += len(rows)
+                group.add(rows)
+                if group.n_bytes >= _GROUP_BYTES:
+                    writer.write_table(group.taken())
+            if content.tell() >= MERGED_BYTES:
+                break
+        writer.write_table(group.taken())
+    return _Joined(paths, n_rows, content.getvalue())
+
+
+class _Group:
+    """Rows that wait to become a row group."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema
+        self.batches: list[pa.RecordBatch] = []
+        self.n_bytes = 0
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Take rows."""
+        self.batches.append(rows)
+        self.n_bytes += rows.nbytes
+        if len(self.batches) >= _MANY_BATCHES:
+            self.batches = pa.Table.from_batches(self.batches, self.schema).combine_chunks().to_batches()
+
+    def taken(self) -> pa.Table:
+        """Give the rows away."""
+        rows = pa.Table.from_batches(self.batches, self.schema)
+        self.batches, self.n_bytes = [], 0
+        return rows
+
+
+def _batches(path: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a small file in the types of a table, null where the file is older than a column."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(storage.read(path)))
+        there = set(file.schema_arrow.names)
+        for rows in file.iter_batches(_BATCH_ROWS):
+            columns = [
+                rows.column(name).cast(kind) if name in there else pa.nulls(len(rows), kind)
+                for name, kind in zip(schema.names, schema.types, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+    except pa.ArrowInvalid:
+        raise _damaged(path) from None
+
+
+def _write(path: str, content: bytes) -> None:
+    """Write a file; where there is no room for it, not even a part of it stays."""
+    try:
+        storage.write(path, content)
+    except OSError:
+        directory = path.rpartition("/")[0]
+        for draft in _drafts(directory):
+            storage.remove(draft.path)
+        if not remote.is_remote(directory):
+            _remove_hollow([Path(directory)])
+        raise
+
+
+def _damaged(path: str) -> ContractError:
+    return ContractError(f"{path}: a table uses this file, and it cannot be read; restore it from a backup")
 
 
 # A patient
@@ -245,15 +452,15 @@ class _His:
 class _Traces:
     """Where a patient is found."""
 
-    tables: dict[str, dict[Path, int]]  # files that tables use now, and how many of their rows are his
-    splits: dict[Path, int]  # directories of models
-    old_files: list[Path]
-    reports: list[Path]
+    tables: dict[str, dict[str, int]]  # files that tables use now, and how many of their rows are his
+    splits: dict[str, int]  # directories of models
+    old_files: list[str]
+    reports: list[str]
 
     @property
-    def by_name(self) -> dict[str, dict[Path, int]]:
+    def by_name(self) -> dict[str, dict[str, int]]:
         """The rows that are his, by table or model."""
-        return self.tables | {f"models/{model.name}": {model: n} for model, n in self.splits.items() if n}
+        return self.tables | {f"models/{_name(model)}": {model: n} for model, n in self.splits.items() if n}
 
 
 def _equals(texts: pa.ChunkedArray, text: str) -> pa.ChunkedArray:
@@ -264,11 +471,19 @@ def _paths_in(instances: pa.Array) -> pa.Array:
     return pc.struct_field(pc.list_flatten(instances), "path")
 
 
+def _planned(plan: str) -> set[str] | None:
+    """Return the paths that a killed run had written down, or None if there was none."""
+    try:
+        return set(json.loads(storage.read(plan)))
+    except FileNotFoundError:
+        return None
+
+
 def _paths(warehouse: Warehouse, patient: str) -> tuple[bool, set[str]]:
     """Tell whether a patient is known, and return his files, by all that was ever written and is still there."""
     found: set[str] = set()
     is_known = False
-    for file in (*_parquet(warehouse), *(model / "split.parquet" for model in _models(warehouse))):
+    for file in (*_parquet(warehouse), *(f"{model}/split.parquet" for model in _models(warehouse))):
         rows = _who(file)
         if rows is not None and "patient_id" in rows.column_names:
             rows = rows.filter(_equals(rows["patient_id"], patient))
@@ -281,20 +496,23 @@ def _paths(warehouse: Warehouse, patient: str) -> tuple[bool, set[str]]:
 
 
 def _traces(warehouse: Warehouse, his: _His) -> _Traces:
-    tables: dict[str, dict[Path, int]] = defaultdict(dict)
+    tables: dict[str, dict[str, int]] = defaultdict(dict)
     old_files = []
     current = {file for name in _tables(warehouse) for file in warehouse.files(name)}
     for file in _parquet(warehouse):
         rows = _who(file)
-        if rows is None and str(file) in current:
-            raise ContractError(f"{file}: a table uses this file, and it cannot be read; restore it from a backup")
+        if rows is None and file in current:
+            raise _damaged(file)
         n_rows = pc.sum(his.among(rows)).as_py() if rows is not None and rows.num_rows else 0
-        if n_rows and str(file) in current:
-            tables[file.relative_to(warehouse.uri).parts[0]][file] = n_rows
+        if n_rows and file in current:
+            tables[_inside(warehouse.uri, file).split("/")[0]][file] = n_rows
         elif n_rows or rows is None:
             old_files.append(file)
     splits = {model: pc.sum(his.among(_split(model))).as_py() or 0 for model in _models(warehouse)}
-    return _Traces(dict(tables), splits, old_files, sorted(Path(warehouse.path("reports")).glob("*")))
+    reports = warehouse.path("reports")
+    return _Traces(
+        dict(tables), splits, old_files, sorted({_inside(reports, p).split("/")[0] for p in _paths_below(reports)})
+    )
 
 
 def _erase(warehouse: Warehouse, his: _His, traces: _Traces, *, is_resumed: bool) -> None:
@@ -303,32 +521,42 @@ def _erase(warehouse: Warehouse, his: _His, traces: _Traces, *, is_resumed: bool
     changes = []
     for name, files in traces.tables.items():
         schema = warehouse.schema(name)
-        for number, file in enumerate(files):
-            _copy_others(file, Path(warehouse.path(name, run_id, f"part-{number:05}.parquet")), schema, his)
-        changes.append(Change(name, schema, [str(file) for file in files]))
+        parts = [
+            _copy_others(file, warehouse.path(name, run_id, f"part-{number:05}.parquet"), schema, his)
+            for number, file in enumerate(files)
+        ]
+        changes.append(Change(name, schema, list(files), parts=parts))
     warehouse.publish_all(run_id, changes)
     for model, n_rows in traces.splits.items():
         if n_rows or is_resumed:  # a kill may have come between the rows and their sha256
             rows = _split(model)
             bundle.replace_split(model, rows.filter(pc.invert(his.among(rows))))
-    drafts = Path(warehouse.path("models")).glob(".*.partial")
-    for directory in (*drafts, *(report.parent for report in traces.reports[:1])):
-        shutil.rmtree(directory)
+        for draft in _drafts(model):
+            storage.remove(draft.path)
+    for directory in (*_unfinished_models(warehouse), warehouse.path("reports")):
+        for path in _paths_below(directory):
+            storage.remove(path)
+        if not warehouse.is_remote:
+            _remove_hollow(_tree(directory))
     for name in _tables(warehouse):
         _cut_log(warehouse, name)
-    for file in (*traces.old_files, *(file for files in traces.tables.values() for file in files)):
-        file.unlink()
+    for path in (*traces.old_files, *(path for files in traces.tables.values() for path in files)):
+        storage.remove(path)
 
 
-def _copy_others(source: Path, target: Path, schema: pa.Schema, his: _His) -> None:
+def _copy_others(source: str, target: str, schema: pa.Schema, his: _His) -> Part:
     """Write the rows that are not his, in the types of the table."""
-    file = pq.ParquetFile(source)
-    written = pa.schema([field for field in schema if field.name in file.schema_arrow.names])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(target, written, compression="snappy") as writer:
-        for batch in file.iter_batches():
-            rows = pa.Table.from_batches([batch])
-            writer.write_table(rows.filter(pc.invert(his.among(rows))).select(written.names).cast(written))
+    content, n_rows = io.BytesIO(), 0
+    with _opened(source) as opened, pq.ParquetFile(opened) as file:
+        written = pa.schema([field for field in schema if field.name in file.schema_arrow.names])
+        with pq.ParquetWriter(content, written, compression="snappy") as writer:
+            for batch in file.iter_batches():
+                rows = pa.Table.from_batches([batch])
+                others = rows.filter(pc.invert(his.among(rows)))
+                writer.write_table(others.select(written.names).cast(written))
+                n_rows += others.num_rows
+    storage.write(target, content.getvalue())
+    return Part(target, n_rows, content.tell())
 
 
 def _cut_log(warehouse: Warehouse, name: str) -> None:
@@ -337,34 +565,66 @@ def _cut_log(warehouse: Warehouse, name: str) -> None:
     if table is None or not {field.name for field in table.schema().fields}.intersection(_WHO):
         return
     table.create_checkpoint()
-    log = Path(warehouse.path(name, _LOG))
+    log = warehouse.path(name, _LOG)
     version = f"{table.version():020}"
-    checkpoint = log / f"{version}.checkpoint.parquet"
-    checkpoint.stat()  # without it nothing may be deleted
-    for file in _files(log):
-        if file not in (checkpoint, log / f"{version}.json", log / "_last_checkpoint"):
-            file.unlink()
+    checkpoint = f"{log}/{version}.checkpoint.parquet"
+    paths = _paths_below(log)
+    if checkpoint not in paths:  # without it nothing may be deleted
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), checkpoint)
+    for path in sorted(paths - {checkpoint, f"{log}/{version}.json", f"{log}/_last_checkpoint"}):
+        storage.remove(path)
 
 
-def _parquet(warehouse: Warehouse) -> list[Path]:
-    root = Path(warehouse.uri)
-    parts = {file: file.relative_to(root).parts for file in _files(root) if file.suffix == ".parquet"}
-    return [file for file, names in parts.items() if names[0] != "models" and _LOG not in names]
+def _parquet(warehouse: Warehouse) -> list[str]:
+    """Return the paths of all files that hold, or may hold, rows of a table."""
+    files = [file.path for file in storage.files(warehouse.uri)]
+    parts = {path: _inside(warehouse.uri, path).split("/") for path in files}
+    others = ("models", "recipes", PENDING, _FORGETTING)
+    return [
+        path
+        for path, names in parts.items()
+        if (path.endswith(".parquet") or _DRAFT.search(path)) and names[0] not in others and _LOG not in names
+    ]
 
 
-def _who(file: Path) -> pa.Table | None:
+def _who(path: str) -> pa.Table | None:
     """Return the columns that tell whose the rows of a file are, or None if it cannot be read."""
     try:
-        content = pq.ParquetFile(file)
-        return content.read(columns=[name for name in _WHO if name in content.schema_arrow.names])
-    except (pa.ArrowInvalid, OSError):
+        with _opened(path) as opened, pq.ParquetFile(opened) as content:
+            return content.read(columns=[name for name in _WHO if name in content.schema_arrow.names])
+    except pa.ArrowInvalid:
+        return None
+    except OSError as error:
+        if remote.is_remote(path) and error.errno:  # a store that does not answer says nothing about the file
+            raise
         return None
 
 
-def _split(model: Path) -> pa.Table:
-    return pq.read_table(model / "split.parquet")
+def _opened(path: str) -> io.BufferedReader:
+    """Return an open file of a table, of which only parts may be read."""
+    if not remote.is_remote(path):
+        return Path(path).open("rb")
+    try:
+        return remote.open_object(path)
+    except VanishedError:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+    except UnreadableError as error:
+        raise OSError(errno.EIO, str(error), path) from None
+
+
+def _split(model: str) -> pa.Table:
+    return pq.read_table(pa.BufferReader(storage.read(f"{model}/split.parquet")))
 
 
 def _is_there(path: str) -> bool:
     parts = split_path(path)
-    return os.path.lexists(real_path(path if parts is None else parts[0]))
+    shown = path if parts is None else parts[0]
+    if not remote.is_remote(shown):
+        return os.path.lexists(real_path(shown))
+    try:
+        remote.look(os.fsdecode(real_path(shown)))
+    except VanishedError:
+        return False
+    except UnreadableError:  # who cannot look must not call it gone
+        return True
+    return True

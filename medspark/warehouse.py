@@ -8,6 +8,8 @@ holds the warehouse next completes what a killed run had begun.
 """
 
 import fcntl
+import functools
+import io
 import json
 import os
 import random
@@ -30,6 +32,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
+from medspark import remote, storage
 from medspark.errors import ConfigError, ConflictError
 
 TABLES = ("images", "series", "features", "quarantine", "predictions", "evaluations", "leaks", "drift", "runs")
@@ -106,13 +109,24 @@ class Warehouse:
         """Return the warehouse at a path or URI, made absolute."""
         if not uri:
             raise ConfigError("warehouse is missing: give --warehouse or warehouse = ... in the configuration")
+        if remote.is_remote(uri):
+            return cls(_in_a_store(uri))
         parts = urlsplit(uri)
         if parts.scheme not in ("", "file"):
-            raise ConfigError(f"warehouse {uri}: file systems other than the local one are not supported yet")
+            raise ConfigError(f"warehouse {uri}: give a path, or the s3:// URI of a prefix")
         path = os.path.abspath(unquote(parts.path) if parts.scheme else uri)
         if re.search(r"%[0-9A-Fa-f]{2}|\\", path):  # it would read another directory, whose name is the decoded one
             raise ConfigError(f"warehouse {uri}: delta-rs misreads a path with a backslash or an escape such as %20")
         return cls(path)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies in an object store, which the executors reach and Spark does not."""
+        return remote.is_remote(self.uri)
+
+    @functools.cached_property
+    def _options(self) -> dict[str, str]:
+        return remote.delta_options(self.uri)
 
     def path(self, *parts: str) -> str:
         """Return a path inside the warehouse."""
@@ -121,7 +135,7 @@ class Warehouse:
     def table(self, name: str) -> DeltaTable | None:
         """Return the newest version of a table, or None before its first commit."""
         try:
-            return DeltaTable(self.path(name))
+            return DeltaTable(self.path(name), storage_options=self._options)
         except TableNotFoundError:
             return None
 
@@ -148,9 +162,14 @@ class Warehouse:
         who holds it may hold it again. The lock ends with the process. Raises ConflictError if another run has it, and
         ConfigError where nothing can be written.
         """
-        place = os.path.realpath(self.uri)
+        place = self.uri if self.is_remote else os.path.realpath(self.uri)
         if place in _HELD:
             yield _HELD[place]
+            return
+        if self.is_remote:
+            if recover:
+                self.recover()
+            yield False
             return
         try:
             os.makedirs(self.uri, exist_ok=True)
@@ -201,14 +220,14 @@ class Warehouse:
         if len(steps) < 2:
             self._roll_forward(chunk, steps)
             return
-        plan = Path(self.path(PENDING, f"{chunk}.json"))
-        write_durably(plan, json.dumps([step.to_dict() for step in steps]))
+        plan = self.path(PENDING, f"{chunk}.json")
+        storage.write(plan, json.dumps([step.to_dict() for step in steps]).encode())
         try:
             self._roll_forward(chunk, steps)
         except ConflictError:
-            plan.unlink(missing_ok=True)
+            storage.remove(plan)
             raise
-        plan.unlink(missing_ok=True)
+        storage.remove(plan)
 
     def recover(self) -> int:
         """Complete what killed runs had begun to publish, and return how many chunks that were.
@@ -220,13 +239,13 @@ class Warehouse:
             with suppress(ConflictError):
                 self._roll_forward(chunk, steps)
                 n_done += 1
-            Path(self.path(PENDING, f"{chunk}.json")).unlink(missing_ok=True)
+            storage.remove(self.path(PENDING, f"{chunk}.json"))
         return n_done
 
     def parts(self, name: str, chunk: str) -> list[Part]:
         """Return the files that were staged for a table."""
-        files = sorted(Path(self.path(name, chunk)).glob("*.parquet"))
-        return [Part(str(file), pq.read_metadata(file).num_rows, file.stat().st_size) for file in files]
+        staged = storage.files(self.path(name, chunk), is_deep=False)
+        return [Part(each.path, _n_rows(each.path), each.n_bytes) for each in staged if each.path.endswith(".parquet")]
 
     def pending_files(self, name: str) -> set[str]:
         """Return the paths of files that a killed run was about to publish in a table."""
@@ -235,23 +254,31 @@ class Warehouse:
 
     def keep_recipe(self, recipe_id: str, recipe: Mapping[str, Any]) -> None:
         """Write a recipe beside the tables that it made."""
-        target = Path(self.path("recipes", f"{recipe_id}.json"))
-        if not target.exists():
-            write_durably(target, json.dumps(recipe, indent=2))
+        target = self.path("recipes", f"{recipe_id}.json")
+        try:
+            storage.read(target)
+        except FileNotFoundError:
+            storage.write(target, json.dumps(recipe, indent=2).encode())
 
     def discard(self, run_id: str) -> None:
         """Remove what a run and its chunks wrote for themselves, into places whose names begin with an underscore."""
-        for place in Path(self.uri).glob(f"_*/{run_id}*"):
-            if place.is_dir() and _run_of(place.name) == run_id:
-                shutil.rmtree(place)
+        if self.is_remote:
+            scratch = [place for place in remote.prefixes(self.uri) if place.startswith(self.path("_"))]
+            for each in (each for place in scratch for each in storage.files(place)):
+                if run_id in map(_run_of, each.path.split("/")):
+                    storage.remove(each.path)
+            return
+        for directory in Path(self.uri).glob(f"_*/{run_id}*"):
+            if directory.is_dir() and _run_of(directory.name) == run_id:
+                shutil.rmtree(directory)
 
     def append_rows(self, name: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
         """Add a few rows to a table, from the driver."""
         row_id = f"row-{secrets.token_hex(8)}"
-        file = Path(self.path(name, f"{row_id}.parquet"))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), file, compression="snappy")
-        added = [self._add(name, Part(str(file), len(rows), file.stat().st_size))]
+        file, content = self.path(name, f"{row_id}.parquet"), io.BytesIO()
+        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), content, compression="snappy")
+        storage.write(file, content.getvalue())
+        added = self._staged(name, [Part(file, len(rows), content.tell())])
         self._commit(_Step(name, Schema.from_arrow(schema), added, []), row_id, is_certain=True)
 
     def _lock(self, file: IO[str], job: str) -> bool:
@@ -271,9 +298,11 @@ class Warehouse:
 
     def _pending(self) -> list[tuple[str, list[_Step]]]:
         found = []
-        for file in sorted(Path(self.path(PENDING)).glob("*.json")):
-            with suppress(FileNotFoundError):  # its run is alive and has just completed it
-                found.append((file.stem, [_Step.from_dict(step) for step in json.loads(file.read_bytes())]))
+        for plan, _, _ in storage.files(self.path(PENDING), is_deep=False):
+            chunk, end = os.path.splitext(os.path.basename(plan))
+            if end == ".json":
+                with suppress(FileNotFoundError):  # its run is alive and has just completed it
+                    found.append((chunk, [_Step.from_dict(step) for step in json.loads(storage.read(plan))]))
         return found
 
     def _roll_forward(self, chunk: str, steps: Sequence[_Step]) -> None:
@@ -334,7 +363,11 @@ class Warehouse:
         try:
             with self._commit_errors(step.name):
                 create_table_with_add_actions(
-                    self.path(step.name), step.schema, step.added, commit_properties=properties
+                    self.path(step.name),
+                    step.schema,
+                    step.added,
+                    commit_properties=properties,
+                    storage_options=self._options,
                 )
         except DeltaError:
             if self.table(step.name) is None:
@@ -367,31 +400,31 @@ class Warehouse:
     def _author(self, name: str, version: int) -> str:
         """Return the run that made a version of a table, or nothing if it was not one of ours."""
         try:  # DeltaTable.history() is empty where the path has a #
-            text = Path(self.path(name, "_delta_log", f"{version:020}.json")).read_text("utf-8")
+            text = storage.read(self.path(name, "_delta_log", f"{version:020}.json")).decode()
         except FileNotFoundError:  # the log begins later
             return ""
         facts = [json.loads(line).get("commitInfo", {}) for line in text.splitlines()]
         return _run_of(next((str(fact["run_id"]) for fact in facts if "run_id" in fact), ""))
 
     def _staged(self, name: str, parts: Sequence[Part]) -> list[AddAction]:
-        # Spark writes a file for an empty table, so that its schema can be read.
-        return [self._add(name, part) for part in parts if part.n_rows]
-
-    def _add(self, name: str, part: Part) -> AddAction:
-        try:
-            facts = os.stat(part.path)
-        except FileNotFoundError:
+        now = _milliseconds(datetime.now(UTC))
+        missing = [] if self.is_remote else [part.path for part in parts if not os.path.exists(part.path)]
+        if missing:
             raise ConfigError(
                 f"warehouse {self.uri}: what executors wrote is not there; put it on a disk that all machines share"
-            ) from None
-        return AddAction(
-            self._part(name, part.path),
-            part.n_bytes,
-            {},
-            int(facts.st_mtime * 1000),
-            data_change=True,
-            stats=json.dumps({"numRecords": part.n_rows}),  # no least and greatest values: they would name patients
-        )
+            )
+        return [
+            AddAction(
+                self._part(name, part.path),
+                part.n_bytes,
+                {},
+                now,
+                data_change=True,
+                stats=json.dumps({"numRecords": part.n_rows}),  # no least and greatest values: they would name patients
+            )
+            for part in parts
+            if part.n_rows  # Spark writes a file for an empty table, so that its schema can be read
+        ]
 
     def _part(self, name: str, path: str) -> str:
         return path.removeprefix(f"{self.path(name)}/")
@@ -401,15 +434,19 @@ class _OvertakenError(Exception):
     """The table is not the one that was looked at."""
 
 
-def write_durably(target: Path, text: str) -> None:
-    """Write a file that is there whole or not at all, also after a loss of power."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(f".{secrets.token_hex(3)}")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(target)
+def _in_a_store(uri: str) -> str:
+    """Return the URI of a warehouse in an object store; ConfigError for one that delta-rs would misread."""
+    place = remote.Place.of(uri.rstrip("/"))
+    if place.scheme != "s3":
+        raise ConfigError(f"warehouse {uri}: of object stores, only s3:// can hold a warehouse")
+    if not re.fullmatch(r"[\w.=-]+(/[\w.=-]+)*", place.key, re.ASCII):
+        raise ConfigError(f"warehouse {uri}: a prefix is needed, of letters, digits and _ . = - between its slashes")
+    return place.uri
+
+
+def _n_rows(path: str) -> int:
+    source = io.BytesIO(storage.read(path)) if remote.is_remote(path) else path
+    return int(pq.read_metadata(source).num_rows)
 
 
 def _parts(table: DeltaTable) -> list[str]:

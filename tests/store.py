@@ -123,3 +123,27 @@ def error(function, *args, **options):
     kind, message = away(function, *args, **options)
     assert kind, message
     return kind, message
+
+
+APART = """
+import json, sys
+from importlib import import_module
+from medspark.errors import MedsparkError
+
+places, module, name, args, options = map(json.loads, sys.argv[1:])
+sys.path += places
+try:
+    print(json.dumps(["", getattr(import_module(module), name)(*args, **options)]))
+except MedsparkError as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+def apart(store, function, *args, **options):
+    """Return the outcome of a function in a process that was not forked: delta-rs bears that no more than a client."""
+    places = [path for path in sys.path if "tests" in path]
+    question = (places, function.__module__, function.__name__, args, options)
+    command = [sys.executable, "-c", APART, *map(json.dumps, question)]
+    told = subprocess.run(command, env=os.environ | store.environment(), capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    return tuple(json.loads(told.stdout))

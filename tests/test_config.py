@@ -30,6 +30,7 @@ retry = ["timeout", "crashed"]
 files_per_commit = 10
 [model]
 engine = "auto"
+workers = 3
 positive = "ill"
 compare = ["forest", {kind = "forest", trees = 5}]
 trees = 7

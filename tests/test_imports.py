@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[1]
 
 # A module imports from layers above its own line, and within its own package.
 LAYERS = (
-    ("errors", "compiled"),
+    ("errors", "compiled", "log"),
     ("remote",),
+    ("storage",),
     ("frame", "files", "java"),
     ("ops", "containers"),
     (

@@ -1,5 +1,6 @@
 """What MLflow is told of a model, read back by MLflow itself."""
 
+import importlib.util
 import shutil
 import socket
 import sys
@@ -29,10 +30,20 @@ def model(tmp_path):
     return bundle.save(tmp_path / "models", MODEL, manifest=make_manifest(metrics=METRICS), split_table=make_split())
 
 
+@pytest.fixture(scope="module")
+def mlflow(request):
+    """MLflow, installed beside us or in the environment of others, whose packages come after ours while these run."""
+    with pytest.MonkeyPatch.context() as here:
+        here.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server is what it wants otherwise
+        here.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        if not importlib.util.find_spec("mlflow"):
+            packages = request.getfixturevalue("deploy").parent.glob("lib/python*/site-packages")
+            here.setattr(sys, "path", [*sys.path, *map(str, packages)])
+        yield importlib.import_module("mlflow")
+
+
 @pytest.mark.filterwarnings("default")  # those of MLflow and of what it imports are not ours
-def test_a_bundle_comes_back_from_mlflow_as_it_was_saved_with_its_numbers(model, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server is what it wants otherwise
-    mlflow = pytest.importorskip("mlflow", reason="needs medspark[mlflow]")
+def test_a_bundle_comes_back_from_mlflow_as_it_was_saved_with_its_numbers(model, tmp_path, mlflow):
     uri = (tmp_path / "mlruns").as_uri()
     config = MlflowConfig(tracking_uri=uri, experiment="chests", registered_model="pneumonia")
     runs = [connect(config).log(model) for _ in range(2)]
@@ -52,9 +63,8 @@ def test_a_bundle_comes_back_from_mlflow_as_it_was_saved_with_its_numbers(model,
 
 
 @pytest.mark.filterwarnings("default")
-def test_what_mlflow_does_not_take_is_told_in_a_line(model, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    pytest.importorskip("mlflow", reason="needs medspark[mlflow]")
+@pytest.mark.usefixtures("mlflow")
+def test_what_mlflow_does_not_take_is_told_in_a_line(model, tmp_path):
     store = tmp_path / "mlruns"
     tracker = connect(MlflowConfig(tracking_uri=store.as_uri()))
     shutil.rmtree(store)
@@ -63,9 +73,9 @@ def test_what_mlflow_does_not_take_is_told_in_a_line(model, tmp_path, monkeypatc
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.usefixtures("mlflow")
 def test_a_server_that_does_not_answer_is_told_before_anything_is_learned(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    pytest.importorskip("mlflow", reason="needs medspark[mlflow]")
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         uri = f"http://127.0.0.1:{nobody.getsockname()[1]}"

@@ -1,12 +1,14 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +23,7 @@ from medspark import bundle
 from medspark.errors import ConfigError, ConflictError, ContractError
 from medspark.privacy.pseudonym import pseudonym
 from medspark.spark import tables
-from medspark.upkeep import forget, vacuum
+from medspark.upkeep import FEWEST, MERGED_BYTES, SMALL_BYTES, Merged, _merge, forget, merge, vacuum
 from medspark.warehouse import Warehouse
 
 
@@ -314,6 +316,212 @@ def test_whatever_happened_no_file_that_a_table_uses_is_touched(tmp_path_factory
         assert paths(warehouse) == sorted(rows)
 
 
+# Merge
+
+NUMBERS = tables.arrow(tables.features([f"f{number}" for number in range(3)]))
+NIGHT = datetime(2026, 3, 29, 1, 30, 0, 123456, UTC)
+
+
+def measured(name, number):
+    """Return a row with something in every kind of column, and nothing where there may be nothing."""
+    odd = {"modified_at": NIGHT, "flags": ["mosaic", "é"], "fingerprint": b"\x00\xff", "image_position_mm": [0.1, None]}
+    return {"path": f"/{name}", "frame": number, "f0": float("nan"), "f1": -0.0, **(odd if number % 2 else {})}
+
+
+def night(warehouse, run_id, n_files, *, schema=NUMBERS, n_rows=3, name="features"):
+    """Publish files as the tasks of a night do."""
+    directory = Path(warehouse.path(name, run_id))
+    directory.mkdir(parents=True)
+    for number in range(n_files):
+        rows = [measured(f"{run_id} {number}", frame) for frame in range(n_rows)]
+        rows = [{key: value for key, value in row.items() if key in schema.names} for row in rows]
+        pq.write_table(pa.Table.from_pylist(rows, schema), directory / f"part-{number:05}-0a1b2c3d.parquet")
+    warehouse.publish(name, schema, run_id)
+
+
+def table_rows(table):
+    """Return a table as text, sorted, by which nan, null and the sign of zero differ."""
+    found = table.to_pyarrow_table()
+    return found.schema, sorted(map(str, found.to_pylist()))
+
+
+def sizes_of(warehouse, name="features"):
+    return [Path(file).stat().st_size for file in warehouse.files(name)]
+
+
+def test_small_files_are_merged_and_the_rows_with_their_types_stay(warehouse):
+    narrow = pa.schema([field for field in NUMBERS if field.name not in ("f2", "flags")])
+    night(warehouse, "run-1", 5, schema=narrow)
+    night(warehouse, "run-2", 5)
+    before, n_bytes = table_rows(warehouse.table("features")), sum(sizes_of(warehouse))
+    assert merge(warehouse) == [Merged("features", 10, n_bytes)]
+    (file,) = warehouse.files("features")
+    assert table_rows(warehouse.table("features")) == before
+    assert len(before[1]) == 30
+    assert pq.read_schema(file).remove_metadata() == warehouse.schema("features")
+    assert {pq.read_metadata(file).row_group(0).column(n).compression for n in range(3)} == {"SNAPPY"}
+    assert merge(warehouse) == []
+
+
+def test_the_log_counts_merged_rows_and_says_nothing_else_of_them(warehouse):
+    night(warehouse, "run-1", FEWEST)
+    merge(warehouse)
+    (*_, newest) = sorted(Path(warehouse.path("features", "_delta_log")).glob("*.json"))
+    actions = [json.loads(line) for line in newest.read_text().splitlines()]
+    (added,) = (action["add"] for action in actions if "add" in action)
+    assert json.loads(added["stats"]) == {"numRecords": 3 * FEWEST}
+    assert sum("remove" in action for action in actions) == FEWEST
+
+
+def test_who_reads_the_small_files_reads_on_until_the_retention_has_passed(warehouse):
+    night(warehouse, "run-1", FEWEST)
+    old = warehouse.table("features")
+    before = table_rows(old)
+    merge(warehouse)
+    assert vacuum(warehouse) == []
+    assert table_rows(old) == before
+    removed_hours_ago(warehouse, 169)
+    assert [one.n_files for one in vacuum(warehouse)] == [FEWEST]
+    with pytest.raises(FileNotFoundError):
+        old.to_pyarrow_table()
+    assert table_rows(warehouse.table("features")) == before
+
+
+def test_few_small_files_are_left_alone(warehouse):
+    night(warehouse, "run-1", FEWEST - 1)
+    before = warehouse.files("features")
+    assert merge(warehouse) == []
+    assert warehouse.files("features") == before
+
+
+def test_other_tables_and_large_files_are_left_alone(warehouse):
+    rng = np.random.default_rng(1)
+    large = pa.table({"path": [rng.bytes(SMALL_BYTES).hex()], "frame": pa.array([7], pa.int32())})
+    directory = Path(warehouse.path("features", "run-0"))
+    directory.mkdir(parents=True)
+    pq.write_table(large, directory / "part-00000.parquet", compression="none")
+    warehouse.publish("features", large.schema, "run-0")
+    night(warehouse, "run-1", FEWEST)
+    night(warehouse, "run-1", FEWEST, name="runs")
+    (kept,) = (file for file in warehouse.files("features") if "run-0" in file)
+    assert [one.table for one in merge(warehouse)] == ["features"]
+    assert kept in warehouse.files("features")
+    assert len(warehouse.files("features")) == 2
+    assert len(warehouse.files("runs")) == FEWEST
+
+
+def test_a_merged_file_is_not_much_larger_than_it_should_be_and_the_rest_goes_into_another(warehouse):
+    rng = np.random.default_rng(1)
+    schema = pa.schema([("path", pa.string()), ("frame", pa.int32()), ("noise", pa.float64())])
+    directory = Path(warehouse.path("features", "run-1"))
+    directory.mkdir(parents=True)
+    for number in range(20):
+        noise = pa.table({"path": ["/x"] * 600_000, "frame": [number] * 600_000, "noise": rng.random(600_000)}, schema)
+        pq.write_table(noise, directory / f"part-{number:05}.parquet", use_dictionary=["path"])
+    warehouse.publish("features", schema, "run-1")
+    before = warehouse.table("features").to_pyarrow_table()
+    assert all(size < SMALL_BYTES for size in sizes_of(warehouse))
+    merge(warehouse)
+    sizes = sizes_of(warehouse)
+    assert len(sizes) == 2
+    assert MERGED_BYTES <= max(sizes) < 1.5 * MERGED_BYTES
+    after = warehouse.table("features").to_pyarrow_table()
+    by = [("frame", "ascending"), ("noise", "ascending")]
+    assert after.sort_by(by).equals(before.sort_by(by))
+    assert merge(warehouse) == []
+
+
+def test_a_dry_run_of_merge_tells_the_same_and_changes_nothing(warehouse):
+    night(warehouse, "run-1", FEWEST)
+    with warehouse.hold("test"):
+        pass
+    before = listing(warehouse.uri)
+    told = merge(warehouse, dry_run=True)
+    after = listing(warehouse.uri)
+    del before[warehouse.path(".lock")], after[warehouse.path(".lock")]
+    assert after == before
+    assert merge(warehouse) == told
+    assert str(told[0]) == f"features: 8 small files merged, {told[0].n_bytes:,} bytes"
+
+
+def test_what_a_run_has_added_in_the_meantime_is_not_lost_and_the_merge_gives_up(warehouse):
+    night(warehouse, "run-1", FEWEST)
+    files, version = warehouse.files("features"), warehouse.version("features")
+    night(warehouse, "run-2", 1)
+    with pytest.raises(ConflictError, match=r"another run has changed .*features in the meantime; run again"):
+        _merge(warehouse, "features", files, version, "vacuum-1")
+    assert len(warehouse.files("features")) == FEWEST + 1
+    vacuum(warehouse)
+    assert not list(Path(warehouse.path("features")).glob("vacuum*"))
+    assert [one.n_files for one in merge(warehouse)] == [FEWEST + 1]
+    assert len(table_rows(warehouse.table("features"))[1]) == 3 * (FEWEST + 1)
+
+
+DIES_BETWEEN = DIES.replace(
+    "Warehouse._roll_forward = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
+    """
+commit = Warehouse._commit
+def first(self, step, *args, **options):
+    if step.name == "quarantine":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return commit(self, step, *args, **options)
+Warehouse._commit = first
+""",
+)
+
+
+def test_what_a_killed_run_was_about_to_replace_is_replaced_and_not_merged(warehouse):
+    for name in ("features", "quarantine"):
+        stage(warehouse, "run-1", *([f"b{number}"] for number in range(FEWEST)), name=name)
+        warehouse.publish(name, SCHEMA, "run-1")
+    subprocess.run([sys.executable, "-c", DIES_BETWEEN, str(Path(__file__).parent), warehouse.uri], check=False)
+    assert (len(paths(warehouse)), len(paths(warehouse, "quarantine"))) == (1, FEWEST)
+    assert merge(warehouse) == []
+    assert (paths(warehouse), paths(warehouse, "quarantine")) == (["a2"], ["c"])
+
+
+NO_ROOM = (
+    FULL_DISK.replace("print(*vacuum(Warehouse(sys.argv[1])))", "").replace(
+        "from medspark.upkeep import vacuum", "from medspark.cli import main"
+    )
+    + 'sys.exit(main(["vacuum", "--warehouse", sys.argv[1]]))'
+)
+
+
+def test_a_merge_without_room_is_told_after_what_was_removed_and_leaves_nothing_behind(warehouse):
+    night(warehouse, "run-1", FEWEST)
+    write(warehouse, "_outcomes", "run-2", "part")
+    before = listing(warehouse.path("features"))
+    script = [sys.executable, "-c", NO_ROOM, warehouse.uri]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "_outcomes: 1 files, 5 bytes\n")
+    assert re.fullmatch(r"medspark vacuum: failed, run again to continue: \[Errno 27\] File too large.*\n", done.stderr)
+    assert listing(warehouse.path("features")) == before
+    assert not list(Path(warehouse.path("features")).glob("vacuum*"))
+
+
+def test_a_damaged_file_stops_the_merge_and_is_named(warehouse):
+    night(warehouse, "run-1", FEWEST)
+    damaged = Path(warehouse.files("features")[3])
+    damaged.write_bytes(b"PAR1" * (damaged.stat().st_size // 4))
+    with pytest.raises(
+        ContractError, match=rf"{re.escape(damaged.name)}: a table uses this file, and it cannot be read"
+    ):
+        merge(warehouse)
+    assert len(warehouse.files("features")) == FEWEST
+
+
+def test_a_patient_is_forgotten_in_merged_files_and_in_those_that_were_merged(copy):
+    for number in range(FEWEST):
+        put(copy, "features", [frame(f"/hisfile {number}", HIS), frame(f"/other {number}", OTHER)], f"night-{number}")
+    before = rows_of(copy)
+    assert [one.table for one in merge(copy)] == ["features"]
+    assert rows_of(copy) == before
+    forget(copy, HIS)
+    assert traces(copy, HIS, "hisfile") == set()
+    assert rows_of(copy) == without(before, HIS)
+
+
 # Forget
 
 HIS, OTHER, LABELLED = (str(pseudonym(b"a key", name)) for name in ("P1", "P2", "P3"))
@@ -343,8 +551,12 @@ def instances(*names):
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory):
-    """A warehouse with a patient in every corner; the names of his files begin with "hisfile". Copy it."""
-    home = tmp_path_factory.mktemp("hospital")
+    """A warehouse with a patient in every corner. Copy it."""
+    return make_hospital(tmp_path_factory.mktemp("hospital"))
+
+
+def make_hospital(home):
+    """Return a warehouse with a patient in every corner; the names of his files begin with "hisfile"."""
     archive = home / "arch ive é'1"
     archive.mkdir()
     one, two, member, former, other, png = (
@@ -609,7 +821,7 @@ def by_spark(spark, warehouse):
     for name, schema in schemas.items():
         found = spark.createDataFrame(pa.Table.from_pylist(rows[name], tables.arrow(schema))).coalesce(1)
         tables.stage(found, warehouse, name, "run-1")
-        tables.publish(warehouse, name, schema, "run-1")
+        warehouse.publish(name, tables.arrow(schema), "run-1")
     return lambda: {name: tables.read(spark, warehouse, name, schema).collect() for name, schema in schemas.items()}
 
 

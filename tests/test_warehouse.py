@@ -371,7 +371,7 @@ def publish_run_2(warehouse):
     warehouse.publish_all("run-2-00000", changes(warehouse))
 
 
-WRITERS = ("publish_all", "_roll_forward", "_commit", "_try_to_commit", "_begin", "write_durably")
+WRITERS = ("publish_all", "_roll_forward", "_commit", "_try_to_commit", "_begin", "write", "remove")
 
 
 @pytest.fixture(scope="module")

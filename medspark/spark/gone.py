@@ -50,7 +50,7 @@ def mark_gone(images: DataFrame, warehouse: Warehouse, run_id: str) -> None:
         schema = from_arrow_schema(warehouse.schema(name))
         if "gone_at" not in schema.names:
             continue
-        rows = images.sparkSession.read.schema(schema).parquet(*warehouse.files(name))
+        rows = tables.read_files(images.sparkSession, warehouse.files(name), schema)
         if not is_any_gone and rows.where("gone_at is not null").isEmpty():
             continue
         wrong = (

@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import shutil
-import sys
 import tempfile
 import traceback
 import warnings
@@ -15,6 +14,7 @@ from deltalake.exceptions import DeltaError
 from pyspark.errors import PySparkException, PythonException
 from pyspark.sql import SparkSession
 
+from medspark import log
 from medspark.config import Config, load, parser
 from medspark.errors import ConfigError, ConflictError, ContractError
 
@@ -32,6 +32,7 @@ def launch(
     plain_warnings()
     try:
         config = load(parser(job, description).parse_args(argv))
+        log.use(config.run.log, job)
         config.require("warehouse")
         spark = session(job)
         try:
@@ -39,25 +40,28 @@ def launch(
         finally:
             stop(spark)
     except (ConfigError, ContractError) as error:
-        print(f"medspark {job}: {error}", file=sys.stderr)
-        return NOTHING_DONE
+        return _failed(f"medspark {job}: {error}", error, NOTHING_DONE)
     except ConflictError as error:
-        print(f"medspark {job}: {error}", file=sys.stderr)
-        return ENGINE_FAILED
+        return _failed(f"medspark {job}: {error}", error, ENGINE_FAILED)
     except (PySparkException, Py4JError, DeltaError, OSError) as error:
         cause = _cause(error)
         if os.strerror(errno.ENOSPC) in cause:
             cause += f": {_fullest(config.warehouse)}"
-        print(f"medspark {job}: failed, run again to continue: {cause}", file=sys.stderr)
-        return ENGINE_FAILED
-    except Exception:  # noqa: BLE001 - a fault of ours, to be seen; Python's own exit code 1 would mean done
-        traceback.print_exc()
-        return ENGINE_FAILED
+        return _failed(f"medspark {job}: failed, run again to continue: {cause}", error, ENGINE_FAILED)
+    except Exception as error:  # noqa: BLE001 - a fault of ours, to be seen; Python's own exit code 1 would mean done
+        return _failed(traceback.format_exc().removesuffix("\n"), error, ENGINE_FAILED)
+    finally:
+        log.use("text")
 
 
 def plain_warnings() -> None:
     """Say what a warning says, and not where in our code it was said."""
-    warnings.formatwarning = lambda message, *_: f"medspark: {message}\n"
+    warnings.formatwarning = lambda message, *_: log.line(f"medspark: {message}", "warning") + "\n"
+
+
+def _failed(text: str, error: Exception, code: int) -> int:
+    log.complain(text, "failed", exit_code=code, error=type(error).__name__)
+    return code
 
 
 def _fullest(warehouse: str) -> str:

@@ -174,7 +174,10 @@ def _depth(depth: int) -> int:
 
 
 def class_names(features: DataFrame, feature_names: Sequence[str], label: str) -> list[str]:
-    """Return the names of the classes in sorted order, after a look at each row."""
+    """Return the names of the classes in sorted order, after a look at each row.
+
+    Raises ContractError for a feature that is no finite float32, and for fewer than two classes.
+    """
     row = F.array(*(F.col(name).cast("float") for name in feature_names))
     is_bad = F.exists(row, lambda x: x.isNull() | F.isnan(x) | (F.abs(x) == float("inf")))
     found = features.groupBy(F.col(label)).agg(F.count("*"), F.count(F.when(is_bad, 1))).collect()

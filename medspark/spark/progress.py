@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any, TextIO
 
 from pyspark import Accumulator
 from pyspark.sql import SparkSession
+
+from medspark import log
 
 _SECONDS, _SECONDS_IN_A_LOG = 0.5, 60.0
 
@@ -33,19 +35,23 @@ class Tally:
 
 
 @contextmanager
-def progress(job: str, tally: Tally, n_files: int, *, out: TextIO | None = None) -> Iterator[None]:
-    """Show how far a job is, as long as the block runs: on a terminal in place, elsewhere a line a minute."""
+def progress(
+    job: str, tally: Tally, n_files: int, *, run_id: str | None = None, out: TextIO | None = None
+) -> Iterator[None]:
+    """Show how far a job is, as long as the block runs: text on a terminal in place, all else as a line a minute."""
     out = sys.stdout if out is None else out
-    is_terminal = out.isatty()
+    is_in_place = out.isatty() and not log.is_json()
     is_over = threading.Event()
     began = time.monotonic()
 
     def show() -> None:
-        while not is_over.wait(_SECONDS if is_terminal else _SECONDS_IN_A_LOG):
-            text = describe(tally.n_done.value, n_files, tally.n_failed.value, time.monotonic() - began)
-            out.write(f"\r\033[K{job}: {text}" if is_terminal else f"{job}: {text}\n")
+        while not is_over.wait(_SECONDS if is_in_place else _SECONDS_IN_A_LOG):
+            standing = (tally.n_done.value, n_files, tally.n_failed.value, time.monotonic() - began)
+            text = f"{job}: {describe(*standing)}"
+            said = log.line(text, "progress", job=job, run_id=run_id, **facts(*standing))
+            out.write(f"\r\033[K{said}" if is_in_place else f"{said}\n")
             out.flush()
-        if is_terminal:
+        if is_in_place:
             out.write("\r\033[K")
 
     thread = threading.Thread(target=show, daemon=True)
@@ -55,6 +61,15 @@ def progress(job: str, tally: Tally, n_files: int, *, out: TextIO | None = None)
     finally:
         is_over.set()
         thread.join()
+
+
+def facts(n_done: int, n_files: int, n_failed: int, seconds: float) -> dict[str, Any]:
+    """Return counts, pace and time left by name; nothing of the time before the first files are done."""
+    counts = {"n_done": n_done, "n_total": n_files, "n_quarantined": n_failed}
+    if not n_done:
+        return counts
+    left = (n_files - n_done) * seconds / n_done
+    return {**counts, "files_per_second": round(n_done / seconds, 3), "seconds_left": round(left, 1)}
 
 
 def describe(n_done: int, n_files: int, n_failed: int, seconds: float) -> str:

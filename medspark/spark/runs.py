@@ -1,13 +1,16 @@
 """The runs table: what a run did, and that its sums are right."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import pyspark
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 import medspark
+from medspark import log
 from medspark.spark.tables import RUNS, arrow, read
 from medspark.warehouse import Warehouse, new_run_id
 
@@ -62,14 +65,15 @@ class Run:
         status: str = "done",
         recipe_id: str | None = None,
         model_id: str | None = None,
-    ) -> None:
-        """Write the row of this run."""
+    ) -> dict[str, Any]:
+        """Write the row of this run, and return it with its seconds: the facts of the line that says so."""
+        finished_at = datetime.now(UTC)
         row = {
             "run_id": self.run_id,
             "job": self.job,
             "status": status,
             "started_at": self.started_at,
-            "finished_at": datetime.now(UTC),
+            "finished_at": finished_at,
             **asdict(counts),
             "recipe_id": recipe_id,
             "model_id": model_id,
@@ -77,3 +81,8 @@ class Run:
             "spark_version": pyspark.__version__,
         }
         warehouse.append_rows("runs", [row], arrow(RUNS))
+        return {**row, "seconds": round((finished_at - self.started_at).total_seconds(), 3)}
+
+    def say(self, text: str, event: str, below: Iterable[str] = (), **facts: Any) -> None:
+        """Say something of this run."""
+        log.say(text, event, below, **{"job": self.job, "run_id": self.run_id, **facts})

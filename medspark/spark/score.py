@@ -6,7 +6,6 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
@@ -17,7 +16,7 @@ from medspark.models import Model
 from medspark.recipe import Recipe
 from medspark.spark import tables
 from medspark.spark.extract import measurement, sources
-from medspark.spark.parts import Target, written
+from medspark.spark.parts import Target, opened, written
 from medspark.warehouse import Part
 
 _FRAME = ["path", "frame", "content_sha256"]
@@ -123,7 +122,7 @@ def _completed(made: DataFrame, model: Bundle, others: Sequence[str] = ()) -> Da
 
 
 def _shared(spark: SparkSession, model: Bundle) -> Callable[[], Model]:
-    if sum(array.nbytes for array in model.model.arrays().values()) > _LARGE:
+    if not model.is_copy and sum(array.nbytes for array in model.model.arrays().values()) > _LARGE:
         directory = str(model.directory)
         return lambda: _mapped(directory)
     shared = spark.sparkContext.broadcast(model.model)
@@ -137,7 +136,7 @@ def _mapped(directory: str) -> Model:
 
 
 def _row_groups(path: str, columns: Sequence[str], is_wanted: pc.Expression) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path, memory_map=True) as file:
+    with opened(path) as file:
         there = [*columns, "gone_at"] if "gone_at" in file.schema_arrow.names else columns
         for number in range(file.num_row_groups):
             found = file.read_row_group(number, there, use_threads=False)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Sequence
-from typing import Literal
+from typing import NamedTuple
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -24,7 +24,9 @@ from pyspark.sql.types import (
 
 from medspark.errors import ContractError
 from medspark.recipe import Recipe
-from medspark.warehouse import Change, Warehouse
+from medspark.remote import is_remote
+from medspark.spark.parts import Target, fetched, written
+from medspark.warehouse import Change, Part, Warehouse
 
 _TEXT, _INT, _LONG, _DOUBLE, _TIME = StringType(), IntegerType(), LongType(), DoubleType(), TimestampType()
 
@@ -141,6 +143,8 @@ def read(spark: SparkSession, warehouse: Warehouse, name: str, schema: StructTyp
 
 def read_files(spark: SparkSession, files: Sequence[str], schema: StructType) -> DataFrame:
     """Return the rows of Parquet files; without rows if there is none."""
+    if files and is_remote(files[0]):
+        return fetched(spark, files, schema)
     # An empty Arrow table stays in the JVM; an empty list would start a Python worker wherever the table is used.
     return spark.read.schema(schema).parquet(*files) if files else spark.createDataFrame(arrow(schema).empty_table())
 
@@ -160,32 +164,31 @@ def only_recipe(table: DataFrame, recipe: Recipe) -> DataFrame:
     return table.where(F.col("recipe_id") == recipe.recipe_id)
 
 
-def stage(table: DataFrame, warehouse: Warehouse, name: str, run_id: str) -> None:
-    """Write the rows where nobody looks yet."""
+def stage(table: DataFrame, warehouse: Warehouse, name: str, place: str) -> list[Part]:
+    """Write the rows where nobody looks yet, and return the files."""
+    directory = warehouse.path(name, place)
+    if warehouse.is_remote:
+        target = Target(directory, arrow(table.schema))
+        return written(table, lambda batches: ((name, rows) for rows in batches), {name: target})[name]
     # A fifth larger than zstd and read in half the time: scoring reads as long as it needs for the trees.
     options = {"compression": "snappy"}
     if name.startswith("_"):  # read once: to look for repetition in each column costs more than it saves
         options["parquet.enable.dictionary"] = "false"
-    table.write.mode("append").options(**options).parquet(warehouse.path(name, run_id))
+    table.write.options(**options).parquet(directory)
+    return warehouse.parts(name, place)
 
 
-def staged(table: DataFrame, warehouse: Warehouse, name: str, run_id: str) -> DataFrame:
-    """Stage rows, and return all that this run has staged: what made them is not run again."""
-    stage(table, warehouse, name, run_id)
-    return table.sparkSession.read.schema(table.schema).parquet(warehouse.path(name, run_id))
+class Staged(NamedTuple):
+    """Rows that are written where nobody looks yet: what made them is not run again."""
+
+    rows: DataFrame
+    parts: list[Part]
 
 
-def publish(
-    warehouse: Warehouse,
-    name: str,
-    schema: StructType,
-    run_id: str,
-    *,
-    replaced: Collection[str] | Literal["all"] = (),
-    based_on: int | None = None,
-) -> None:
-    """Commit what was staged under this run."""
-    warehouse.publish(name, arrow(schema), run_id, replaced=replaced, based_on=based_on)
+def staged(table: DataFrame, warehouse: Warehouse, name: str, place: str, *, before: Sequence[Part] = ()) -> Staged:
+    """Stage rows, and return them as they are read from there, after those of ``before``."""
+    parts = [*before, *stage(table, warehouse, name, place)]
+    return Staged(read_files(table.sparkSession, [part.path for part in parts], table.schema), parts)
 
 
 def replace(rows: DataFrame, obsolete: DataFrame, warehouse: Warehouse, name: str, run_id: str) -> None:
@@ -203,8 +206,8 @@ def change(
     touched = _files_with(obsolete, warehouse, name)
     if touched:
         rows = rows.unionByName(_kept(touched, obsolete, warehouse, name), allowMissingColumns=True)
-    stage(rows, warehouse, name, chunk)
-    return Change(name, arrow(rows.schema), touched, based_on)
+    parts = stage(rows, warehouse, name, chunk)
+    return Change(name, arrow(rows.schema), touched, based_on, parts)
 
 
 def replacing(change: Change, obsolete: DataFrame, warehouse: Warehouse, chunk: str) -> Change:
@@ -222,7 +225,7 @@ def replacing(change: Change, obsolete: DataFrame, warehouse: Warehouse, chunk: 
 def _kept(touched: Sequence[str], obsolete: DataFrame, warehouse: Warehouse, name: str) -> DataFrame:
     """Return the rows of the files that are not obsolete, with all columns of the table."""
     whole = from_arrow_schema(warehouse.schema(name))
-    table = obsolete.sparkSession.read.schema(whole).parquet(*touched)
+    table = read_files(obsolete.sparkSession, touched, whole)
     return table.join(obsolete, obsolete.columns, "left_anti")
 
 
@@ -230,7 +233,12 @@ def _files_with(obsolete: DataFrame, warehouse: Warehouse, name: str) -> list[st
     files = warehouse.files(name)
     if not files or obsolete.isEmpty():
         return []
-    keys = obsolete.sparkSession.read.parquet(*files).select(*obsolete.columns, F.input_file_name().alias("_file"))
+    spark, whole = obsolete.sparkSession, from_arrow_schema(warehouse.schema(name))
+    schema = StructType([whole[column] for column in obsolete.columns])
+    if warehouse.is_remote:
+        keys = fetched(spark, files, schema, file_column="_file")
+    else:
+        keys = read_files(spark, files, schema).withColumn("_file", F.input_file_name())
     found = keys.join(obsolete, obsolete.columns, "left_semi").select("_file").distinct().collect()
     parts = {tuple(row["_file"].split("/")[-2:]) for row in found}  # Spark gives a URI, encoded where we need not care
     return [path for path in files if tuple(path.split("/")[-2:]) in parts]

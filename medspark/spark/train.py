@@ -12,15 +12,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from medspark.bundle import Manifest
-from medspark.config import Config, SplitConfig
+from medspark.config import Config, ModelConfig, SplitConfig
 from medspark.drift import references
 from medspark.errors import ConfigError
 from medspark.models import Model
+from medspark.models.boosting import Boosting
 from medspark.models.forest import Forest, Trees, class_codes, shares, train_trees
 from medspark.selection import Candidate, predict_held_out
 from medspark.spark.labels import SUBGROUP
 from medspark.spark.mllib import mllib_parameters, train_mllib
 from medspark.spark.shared import share
+from medspark.spark.xgboost import train_xgboost, xgboost_settings
 from medspark.split import folds, split
 
 Array = npt.NDArray[Any]
@@ -151,17 +153,29 @@ def learn(spark: SparkSession, data: TrainingData, candidate: Candidate, *, seed
     return Trained(candidate, model, probability)
 
 
-def learn_mllib(
-    table: DataFrame, data: TrainingData, candidate: Candidate, names: Sequence[str], *, seed: int, scratch: str
+def learn_apart(
+    table: DataFrame,
+    data: TrainingData,
+    candidate: Candidate,
+    names: Sequence[str],
+    config: ModelConfig,
+    *,
+    engine: str,
+    scratch: str,
 ) -> tuple[Trained, npt.NDArray[np.float64]]:
-    """Return what ``learn`` does, by Spark's own forest, and some training rows x features to compare new ones with.
+    """Return what ``learn`` does, by the engine mllib or xgboost, and some training rows to compare new ones with.
 
-    ``data`` says the sides and holds no features: none leave the executors but those of the rows returned.
+    ``data`` says the sides and holds no features: none reach the driver but those of the rows x features returned.
     """
     sides = table.sparkSession.createDataFrame(data.rows.select(["path", "frame", "side"]))
     sided = table.drop("side").join(sides, ["path", "frame"])
     train = sided.where("side = 'train'")
-    model = train_mllib(train, names, seed=seed, scratch=scratch, **mllib_parameters(candidate.parameters))
+    given = {"seed": config.seed, **mllib_parameters(candidate.parameters)}
+    model: Model
+    if engine == "xgboost":
+        model = train_xgboost(train, names, workers=config.workers, **given)
+    else:
+        model = train_mllib(train, names, scratch=scratch, **given)
     some = train.orderBy(F.xxhash64("path", "frame")).limit(_SAMPLE).select(*names).toArrow()
     X = np.column_stack([column.to_numpy() for column in some.columns])
     return Trained(candidate, model, _probabilities(sided.where("side = 'test'"), model, names)), X
@@ -252,14 +266,15 @@ def manifest(
     """Return what a bundle says of how its model came about; ``X`` is what new images will be compared with."""
     recipe = config.recipe_object
     names = list(recipe.feature_names)
-    candidate = trained.candidate
+    candidate, engine = trained.candidate, config.model.engine
+    own = xgboost_settings(config.model.workers) if engine == "xgboost" else {}
     return {
-        "kind": candidate.kind,
+        "kind": "boosting" if isinstance(trained.model, Boosting) else candidate.kind,  # XGBoost's forest is scored so
         "feature_names": names,
         "recipe": recipe.to_dict(),
         "recipe_id": recipe.recipe_id,
         "seed": config.model.seed,
-        "parameters": {"engine": config.model.engine, "positive": config.model.positive, **candidate.parameters},
+        "parameters": {"engine": engine, **own, "positive": config.model.positive, **candidate.parameters},
         "split": {**asdict(config.split), "n_ungrouped": data.n_ungrouped},
         "metrics": numbers,
         "reference": {

@@ -2,12 +2,15 @@
 
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -80,7 +83,7 @@ def train_xgboost(
         verbosity=0,
         **settings,
     )
-    booster = grower.fit(_placed(features, feature_names, label, classes, workers)).get_booster()
+    booster = _fit(grower, _placed(features, feature_names, label, classes, workers), workers)
     model = _read(json.loads(bytes(booster.save_raw("json"))), classes, len(feature_names))
     _require_equal(model, booster)
     return model
@@ -95,7 +98,17 @@ def require_xgboost(spark: SparkSession, workers: int) -> None:
     logger = logging.getLogger("XGBoost-PySpark")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.WARNING)  # it would set INFO
-    settings = dict(spark.sparkContext.getConf().getAll())
+    _require_room(dict(spark.sparkContext.getConf().getAll()), spark.sparkContext.defaultParallelism, workers)
+
+
+def xgboost_settings(workers: int) -> dict[str, Any]:
+    """Return what the forest depends on besides its parameters, for the bundle."""
+    import xgboost
+
+    return {"workers": workers, "xgboost": xgboost.__version__}
+
+
+def _require_room(settings: Mapping[str, str], n_cores: int, workers: int) -> None:
     for name in _SECURED:
         if settings.get(name) == "true":
             raise ConfigError(
@@ -107,19 +120,34 @@ def require_xgboost(spark: SparkSession, workers: int) -> None:
             "model.engine = 'xgboost': its workers start together, which Spark does not do with "
             "spark.dynamicAllocation.enabled = true; give --conf spark.dynamicAllocation.enabled=false"
         )
-    cores = spark.sparkContext.defaultParallelism
-    if parameters.whole("workers", workers, 1) > cores and re.match(r"local(\[|$)", settings["spark.master"]):
+    master = settings["spark.master"]
+    there = _cores(master, n_cores)
+    if parameters.whole("model.workers", workers, 1) > there:
         raise ConfigError(
-            f"model.workers = {workers}: they start together, and {settings['spark.master']} has room for {cores}; "
-            f"give {cores}, or another --master"
+            f"model.workers = {workers}: they start together, and {master} has room for {there}; give {there}, or "
+            "another --master"
         )
 
 
-def xgboost_settings(workers: int) -> dict[str, Any]:
-    """Return what the forest depends on besides its parameters, for the bundle."""
-    import xgboost
+def _cores(master: str, n_cores: int) -> float:
+    """Return how many tasks this machine runs at a time; of a cluster, which Spark itself looks at, infinity."""
+    if not re.match(r"local(\[|$)", master):
+        return math.inf
+    told = re.match(r"local\[(\d+)", master)
+    return int(told[1]) if told else n_cores
 
-    return {"workers": workers, "xgboost": xgboost.__version__}
+
+def _fit(grower: Any, rows: DataFrame, workers: int) -> Any:
+    """Return XGBoost's booster."""
+    try:
+        return grower.fit(rows).get_booster()
+    except (PySparkException, Py4JError):
+        there = rows.select(F.spark_partition_id()).distinct().count()
+        if there == workers:
+            raise
+        raise ContractError(
+            f"model.workers = {workers}: the rows are enough for {there}, as equal rows stay together; give {there}"
+        ) from None
 
 
 def _placed(

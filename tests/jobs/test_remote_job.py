@@ -2,10 +2,7 @@
 
 import hashlib
 import io
-import json
 import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 from accounting import faults
 from builders import make_dicom, make_pixels, make_png
 from line import RECIPE, config, last_run, rows
+from nights import Nights
 from store import BUCKET, answer, error, serving
 
 from medspark.errors import UnreadableError
@@ -24,23 +22,6 @@ from medspark.spark.guard import end_idle
 from medspark.spark.listing import _listed_apart, is_listed_by, roots
 
 ROOT = f"s3://{BUCKET}/wards"
-ONE_SESSION = """
-import json, sys
-from medspark.config import load, parser
-from medspark.errors import MedsparkError
-from medspark.jobs import extract, index
-from medspark.spark.session import session
-
-spark = session("nights")
-for line in sys.stdin:
-    job, *options = json.loads(line)
-    try:
-        told = {"extract": extract, "index": index}[job].run(spark, load(parser(job, "").parse_args(options)))
-    except MedsparkError as error:
-        told = f"{type(error).__name__}: {error}"
-    print("told", json.dumps(told), flush=True)
-spark.stop()
-"""
 
 
 def zipped(*seeds):
@@ -76,23 +57,6 @@ REASONS = {
 }
 
 
-class Nights:
-    """Jobs one after the other, in one session of another process."""
-
-    def __init__(self, environment):
-        command = [sys.executable, "-c", ONE_SESSION]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-
-    def run(self, job, *options):
-        print(json.dumps([job, *map(str, options)]), file=self.process.stdin, flush=True)
-        for line in self.process.stdout:
-            if line.startswith("told "):
-                return json.loads(line.removeprefix("told "))
-        pytest.fail(self.process.stderr.read())
-
-
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory, deploy):
     """What there was after each night."""
@@ -124,10 +88,9 @@ def nights(tmp_path_factory, deploy):
         third = {name: rows(far, name) for name in ("images", "features")}
         told["one"] = session.run("index", "--input", f"{ROOT}/plain.png", "--warehouse", far)
         told["nothing"] = session.run("index", "--input", f"s3://{BUCKET}/nothing", "--warehouse", far)
-        _, errors = session.process.communicate()
+        end = session.end()
     by_place = {"first": first, "second": second, "third": third}
     by_place |= {"one": {name: rows(far, name) for name in second}, "local": {"features": rows(here, "features")}}
-    end = session.process.returncode, [line for line in errors.splitlines() if "incubator modules" not in line]
     return found | by_place | {"told": told, "end": end, "secret": user[1], "home": home}
 
 

@@ -129,7 +129,7 @@ def test_the_job_opens_the_images_in_one_python_node(spark, archive, tmp_path, m
         plan = table._jdf.queryExecution().executedPlan().toString()
         n_python.append((name, plan.count("MapInArrow") + plan.count("Python")))
 
-    monkeypatch.setattr(tables, "stage", lambda table, *place: (note(place[1], table), stage(table, *place)))
+    monkeypatch.setattr(tables, "stage", lambda table, *place: (note(place[1], table), stage(table, *place))[1])
     monkeypatch.setattr(measuring, "written", lambda source, *rest: (note("files", source), written(source, *rest))[1])
     options = ("--input", archive, "--warehouse", tmp_path, "--set", 'features=[{use="density"}]')
     assert extract.run(spark, config(*options)) == 0

@@ -1,5 +1,6 @@
 """From a command line to an exit code: one message that says what to do, and no stack trace."""
 
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ JOBS = {"index": index, "extract": extract, "train": train, "score": score, "rep
 # Each case in a session of its own, as jobs are started, but in one process: a JVM takes seconds to start.
 SCRIPT = """
 import sys
+import warnings
 from pathlib import Path
 from medspark.errors import ContractError
 from medspark.jobs import extract, index, report
@@ -26,8 +28,11 @@ archive.mkdir()
 file.write_text("in the way")
 (archive / "notes").write_text("no image")
 
-def start(run, warehouse=warehouse):
-    return launch("test", "A job.", run, ["--warehouse", str(warehouse)])
+def start(run, *options):
+    return launch("test", "A job.", run, ["--warehouse", str(warehouse), *options])
+
+def start_json(run):
+    return start(run, "--set", "run.log=json")
 
 def worker_raises(spark, config):
     def fail(batches):
@@ -55,6 +60,10 @@ def session_is_left(spark, config):
 
 def contract(spark, config):
     tables.require(spark.range(1), ["path"], "the table of images")
+
+def warning(spark, config):
+    warnings.warn("as " + config.run.log)  # Python says the same words only once
+    return 1
 
 def fault(spark, config):
     return {}["a fault of ours"]
@@ -84,6 +93,11 @@ cases = {
     "no place for the page": no_place,
     "damaged log": damaged_log,
     "fault": lambda: start(fault),
+    "json: contract": lambda: start_json(contract),
+    "json: worker raises": lambda: start_json(worker_raises),
+    "json: fault": lambda: start_json(fault),
+    "json: warning": lambda: start_json(warning),
+    "warning": lambda: start(warning),
 }
 for name, case in cases.items():
     print(f"\\n=== {name}", file=sys.stderr, flush=True)
@@ -164,6 +178,40 @@ def test_a_fault_of_ours_shows_where_it_is_and_does_not_look_like_a_run_that_is_
     assert "in fault" in told
 
 
+@pytest.mark.parametrize(
+    ("case", "code", "error", "text"),
+    [
+        ("contract", 2, "ContractError", r"medspark test: the table of images lacks path; it has id"),
+        (
+            "worker raises",
+            3,
+            "PythonException",
+            r"medspark test: failed, run again to continue: ValueError in a Python worker, <string>:\d+",
+        ),
+        (
+            "fault",
+            3,
+            "KeyError",
+            r"(?s)Traceback \(most recent call last\):\n.* in fault\n.*KeyError: 'a fault of ours'",
+        ),
+    ],
+)
+def test_as_json_the_last_message_is_a_line_with_the_exit_code(launched, case, code, error, text):
+    found, told = launched[f"json: {case}"]
+    (line,) = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+    assert re.fullmatch(text, line.pop("text"))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", line.pop("time"))
+    assert line == {"job": "test", "event": "failed", "exit_code": code, "error": error}
+    assert found == code
+    assert not [line for line in told.splitlines() if line.startswith(("medspark", "Traceback"))]
+
+
+def test_a_warning_is_what_it_says_and_as_json_a_line(launched):
+    assert "medspark: as text" in launched["warning"][1].splitlines()
+    (line,) = [json.loads(line) for line in launched["json: warning"][1].splitlines() if line.startswith("{")]
+    assert (line["job"], line["event"], line["text"]) == ("test", "warning", "medspark: as json")
+
+
 def test_no_worker_complains_of_a_broken_pipe(launched):
     assert [case for case, (_, told) in launched.items() if "BrokenPipe" in told] == []
 
@@ -193,11 +241,27 @@ def nothing(spark, config):  # noqa: ARG001 - what a job is given
             "medspark test: unknown key model.treees; did you mean 'trees'?",
         ),
         (["--config", "/no/such.toml"], "medspark test: --config /no/such.toml: No such file or directory"),
+        (
+            ["--warehouse", "w", "--set", "run.log=xml"],
+            "medspark test: run.log = 'xml': allowed are 'text', 'json'",
+        ),
+        (
+            ["--set", "run.log=json", "--set", "model.treees=3"],
+            "medspark test: unknown key model.treees; did you mean 'trees'?",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_told_before_a_session_is_started(capsys, arguments, message):
     assert launch("test", "", nothing, arguments) == 2
     assert capsys.readouterr().err.splitlines() == [message]
+
+
+def test_without_a_warehouse_it_is_told_in_the_form_that_was_asked_for(capsys):
+    assert launch("test", "", nothing, ["--set", "run.log=json"]) == 2
+    told = json.loads(capsys.readouterr().err)
+    assert (told["event"], told["exit_code"]) == ("failed", 2)
+    assert launch("test", "", nothing, []) == 2
+    assert capsys.readouterr().err.startswith("medspark test: warehouse is missing: ")
 
 
 def test_an_unknown_option_is_told_with_those_there_are(capsys):
