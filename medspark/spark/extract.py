@@ -20,6 +20,7 @@ from medspark.spark.guard import Death, guarded
 from medspark.spark.packing import packed
 from medspark.spark.parts import Target, written
 from medspark.spark.progress import Tally
+from medspark.spark.shared import Sent
 from medspark.warehouse import Part
 
 _IDS = ("patient_id", "study_uid", "series_uid")
@@ -80,11 +81,11 @@ def write_features(
     measure = measurement(recipe, limits=limits, key=key, tally=tally)
     schemas = {"features": tables.features(recipe.feature_names), "quarantine": tables.QUARANTINE}
     shares = packed(files, spark.sparkContext.defaultParallelism)
-    shared = spark.sparkContext.broadcast([share.select(_SOURCE).combine_chunks() for share in shares])
+    shared = Sent(spark, [share.select(_SOURCE).combine_chunks() for share in shares])
 
     def sort(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
         numbers = (number for batch in batches for number in batch.column("id").to_pylist())
-        for rows in measure(batch for number in numbers for batch in shared.value[number].to_batches()):
+        for rows in measure(batch for number in numbers for batch in shared()[number].to_batches()):
             is_good = pc.is_null(rows.column("failed_stage"))
             yield "features", rows.filter(is_good).select(schemas["features"].names)
             yield "quarantine", rows.filter(pc.invert(is_good)).select(schemas["quarantine"].names)

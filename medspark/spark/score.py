@@ -17,6 +17,7 @@ from medspark.recipe import Recipe
 from medspark.spark import tables
 from medspark.spark.extract import measurement, sources
 from medspark.spark.parts import Target, opened, written
+from medspark.spark.shared import Sent
 from medspark.warehouse import Part
 
 _FRAME = ["path", "frame", "content_sha256"]
@@ -125,8 +126,7 @@ def _shared(spark: SparkSession, model: Bundle) -> Callable[[], Model]:
     if not model.is_copy and sum(array.nbytes for array in model.model.arrays().values()) > _LARGE:
         directory = str(model.directory)
         return lambda: _mapped(directory)
-    shared = spark.sparkContext.broadcast(model.model)
-    return lambda: shared.value
+    return Sent(spark, model.model)
 
 
 @cache

@@ -1,18 +1,47 @@
-"""A matrix on every machine of the cluster, once: its Python workers map the same file into memory."""
+"""What every task needs: a value in each Python worker; a matrix once on each machine, mapped by all of its workers."""
 
 import atexit
 import functools
+import pickle
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 from pyspark import SparkFiles
+from pyspark.core.broadcast import Broadcast
 from pyspark.sql import SparkSession
+
+T = TypeVar("T")
+
+
+class Sent(Generic[T]):
+    """A value that tasks get by calling this; each worker unpickles it once.
+
+    Spark's own pickling of a broadcast fails for large arrays where ``spark.io.encryption.enabled`` is set.
+    """
+
+    def __init__(self, spark: SparkSession, value: T) -> None:
+        self._pickled = spark.sparkContext.broadcast(pickle.dumps(value))
+
+    def __call__(self) -> T:
+        """Return the value, on an executor."""
+        if self._pickled not in _values:
+            _values[self._pickled] = pickle.loads(self._pickled.value)  # noqa: S301 - from our own driver
+        value: T = _values[self._pickled]
+        return value
+
+    def destroy(self) -> None:
+        """Take the value from all executors."""
+        self._pickled.destroy()
+
+
+_values: WeakKeyDictionary[Broadcast[bytes], Any] = WeakKeyDictionary()
 
 
 def share(spark: SparkSession, matrix: npt.NDArray[Any]) -> Callable[[], npt.NDArray[Any]]:

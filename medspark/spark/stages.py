@@ -53,6 +53,7 @@ from medspark.recipe import Recipe
 from medspark.selection import Candidate, parameters_of
 from medspark.spark import tables
 from medspark.spark.extract import extract_features, split_quarantine, with_plain_paths
+from medspark.spark.shared import Sent
 from medspark.spark.train import train_forest
 
 __all__ = [
@@ -331,11 +332,11 @@ def _matrix(vectors: pa.ChunkedArray | pa.Array, n_features: int = 0) -> Array:
 
 def _predictor(spark: SparkSession, model: Model, n_classes: int) -> Callable[[Column], Column]:
     """Return the function from a column of arrays of features to one of the probabilities of all classes."""
-    shared = spark.sparkContext.broadcast(model)
+    shared = Sent(spark, model)
     places = [int(name) for name in model.classes]
 
     def predict(features: pa.Array) -> pa.Array:
-        model = shared.value
+        model = shared()
         probability = np.zeros((len(features), n_classes))
         probability[:, places] = model.predict_proba(_matrix(features, model.n_features))
         offsets = np.arange(0, probability.size + 1, n_classes, dtype=np.int32)

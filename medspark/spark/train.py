@@ -21,7 +21,7 @@ from medspark.models.forest import Forest, Trees, class_codes, shares, train_tre
 from medspark.selection import Candidate, predict_held_out
 from medspark.spark.labels import SUBGROUP
 from medspark.spark.mllib import mllib_parameters, train_mllib
-from medspark.spark.shared import share
+from medspark.spark.shared import Sent, share
 from medspark.spark.xgboost import train_xgboost, xgboost_settings
 from medspark.split import folds, split
 
@@ -183,12 +183,12 @@ def learn_apart(
 
 def _probabilities(rows: DataFrame, model: Model, names: Sequence[str]) -> npt.NDArray[np.float64]:
     """Return rows x classes, the rows in the order of ``collect``; nothing but these leaves the executors."""
-    shared = rows.sparkSession.sparkContext.broadcast(model)
+    shared = Sent(rows.sparkSession, model)
 
     def predict(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             X = np.column_stack([batch.column(name).to_numpy() for name in names])
-            probability = pa.array(shared.value.predict_proba(X).tolist(), pa.list_(pa.float64()))
+            probability = pa.array(shared().predict_proba(X).tolist(), pa.list_(pa.float64()))
             yield pa.RecordBatch.from_arrays([*batch.columns[:2], probability], ["path", "frame", "probability"])
 
     schema = "path string, frame int, probability array<double>"
@@ -218,13 +218,13 @@ def train_forest(spark: SparkSession, X: Array, labels: Array, parameters: Mappi
     """
     classes, codes = class_codes(labels)
     rows = share(spark, np.ascontiguousarray(X, np.float32))
-    shared = spark.sparkContext.broadcast(codes)
+    shared = Sent(spark, codes)
     trees = parameters["trees"]
     n_tasks = min(trees, 2 * spark.sparkContext.defaultParallelism)
 
     def grow(part: tuple[int, int]) -> Trees:
         first, count = part
-        return train_trees(rows(), shared.value, first=first, count=count, seed=seed, **parameters)
+        return train_trees(rows(), shared(), first=first, count=count, seed=seed, **parameters)
 
     grown = spark.sparkContext.parallelize(shares(trees, n_tasks), n_tasks).map(grow).collect()
     shared.destroy()
@@ -240,12 +240,12 @@ def predict_parts(
     """
     classes, codes = class_codes(data.labels)
     rows = share(spark, data.X)
-    shared = spark.sparkContext.broadcast((codes, parts, data.groups))
+    shared = Sent(spark, (codes, parts, data.groups))
     held_out = np.unique(parts[parts >= 0]).tolist()
     cells = [(number, part) for number in range(len(candidates)) for part in held_out]
 
     def predict(cell: tuple[int, int]) -> tuple[int, int, npt.NDArray[np.float64]]:
-        codes, parts, groups = shared.value
+        codes, parts, groups = shared()
         number, part = cell
         return (
             number,
