@@ -41,7 +41,9 @@ def class_archive(home: Path) -> Path:
     """Return where the classes of Spark are kept as this Java has read and verified them; see ``medspark.classes``."""
     java = (home / "bin" / "java").resolve()
     what = f"{java} {java.stat().st_mtime_ns} {version('pyspark')}"
-    return keeping_place() / f"classes-{hashlib.sha256(what.encode()).hexdigest()[:12]}.jsa"
+    name = f"classes-{hashlib.sha256(what.encode()).hexdigest()[:12]}.jsa"
+    made = Path(sys.prefix, name)  # by whoever could write there
+    return made if made.exists() else keeping_place() / name
 
 
 def java_home() -> Path:

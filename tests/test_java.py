@@ -146,3 +146,15 @@ def test_under_spark_submit_no_java_is_looked_for(monkeypatch):
     ensure_java()
     assert os.environ["PYSPARK_PYTHON"] == sys.executable
     assert "JAVA_HOME" not in os.environ
+
+
+def test_an_archive_that_lies_in_an_environment_that_is_read_only_now_is_found(machine, tmp_path, monkeypatch):
+    make_java(machine / "path", version="21")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "environment"))
+    monkeypatch.setattr("medspark.java.keeping_place", lambda: tmp_path / "cache")  # root may write everywhere
+    in_cache = class_archive(machine / "path")
+    assert in_cache.parent == tmp_path / "cache"
+    in_environment = tmp_path / "environment" / in_cache.name
+    in_environment.parent.mkdir()
+    in_environment.touch()
+    assert class_archive(machine / "path") == in_environment

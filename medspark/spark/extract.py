@@ -1,6 +1,7 @@
 """Images into features: one fused pass, paths (or contents) in, numbers and failures out."""
 
 import hashlib
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,6 +131,19 @@ def sources(images: DataFrame) -> DataFrame:
     return images.select(*(name for name in (*_SOURCE, "content") if name in images.columns))
 
 
+_FATE = ("frame", "failed_stage", "reason", "error")
+_Row = tuple[Any, ...]
+"""An outcome on its way out of the child: what it costs to pickle it counts beside a small image."""
+
+
+def _row(outcome: Outcome) -> _Row:
+    """Return the values of ``_FATE`` and of ``tables.FACTS``, and the features as the bytes of doubles, or None."""
+    values = outcome.features
+    packed = None if values is None else struct.pack(f"{len(values)}d", *values)
+    fate = (outcome.frame, outcome.failed_stage, outcome.reason, outcome.error)
+    return (*fate, *map(outcome.facts.get, tables.FACTS.names), packed)
+
+
 @dataclass(frozen=True)
 class _Work:
     """What is done with a file, a path or a content, in a process that it may take down."""
@@ -137,11 +151,16 @@ class _Work:
     recipe: Recipe
     limits: Limits
 
-    def __call__(self, source: str | bytes) -> tuple[str | None, list[Outcome]]:
-        """Return the SHA-256 of its bytes, if they could be read, and the outcome of each frame."""
+    def __call__(self, source: str | bytes) -> tuple[str | None, list[_Row]]:
+        """Return the SHA-256 of its bytes, if they could be read, and a row for each frame."""
         if isinstance(source, str):
-            return self.recipe.run_file(source, limits=self.limits)
-        return hashlib.sha256(source).hexdigest(), list(self.recipe.run_content(source, limits=self.limits))
+            digest, outcomes = self.recipe.run_file(source, limits=self.limits)
+        else:
+            digest, outcomes = (
+                hashlib.sha256(source).hexdigest(),
+                list(self.recipe.run_content(source, limits=self.limits)),
+            )
+        return digest, [_row(outcome) for outcome in outcomes]
 
 
 @dataclass(frozen=True)
@@ -162,37 +181,35 @@ class _Measure:
             source = batch.select(_SOURCE)
             items = batch.column("content" if "content" in batch.schema.names else "path").to_pylist()
             results = guarded(work, items, seconds=self.limits.seconds_per_file, memory_mb=self.limits.memory_mb)
-            rows: list[tuple[int, str | None, Outcome]] = []
+            rows: list[_Row] = []
             for index, result in enumerate(results):
-                digest, outcomes = (None, [_of_death(result)]) if isinstance(result, Death) else result
-                rows += [(index, digest, outcome) for outcome in outcomes]
+                digest, frames = (None, [_of_death(result)]) if isinstance(result, Death) else result
+                rows += [(index, digest, *frame) for frame in frames]
                 if self.tally is not None:
-                    self.tally.add(1, any(outcome.features is None for outcome in outcomes))
+                    self.tally.add(1, any(frame[-1] is None for frame in frames))
                 if len(rows) >= _ROWS:
                     yield self._rows(source, rows)
                     rows = []
             if rows:
                 yield self._rows(source, rows)
 
-    def _rows(self, source: pa.RecordBatch, rows: list[tuple[int, str | None, Outcome]]) -> pa.RecordBatch:
-        origin, hashes, outcomes = zip(*rows, strict=True)
+    def _rows(self, source: pa.RecordBatch, rows: list[_Row]) -> pa.RecordBatch:
+        origin, hashes, *found, packed = zip(*rows, strict=True)
         source = source.take(pa.array(origin, pa.int64()))
         n_features = len(self.recipe.feature_names)
-        missing = (np.nan,) * n_features
-        is_bad = np.array([outcome.features is None for outcome in outcomes], bool)
-        values = np.array([outcome.features or missing for outcome in outcomes], np.float64).reshape(-1, n_features)
+        missing = bytes(8 * n_features)
+        values = np.frombuffer(b"".join([each or missing for each in packed])).reshape(-1, n_features)
+        is_bad = np.array([each is None for each in packed], bool)
         columns: dict[str, Any] = {
             **{name: source.column(name) for name in source.schema.names},
             "content_sha256": hashes,
-            "recipe_id": [self.recipe.recipe_id] * len(outcomes),
-            **{
-                name: [getattr(outcome, name) for outcome in outcomes]
-                for name in ("frame", "failed_stage", "reason", "error")
-            },
-            **{name: [self._fact(outcome, name) for outcome in outcomes] for name in tables.FACTS.names},
-            "decoders": [self.decoders] * len(outcomes),
-            "gone_at": [None] * len(outcomes),
+            "recipe_id": [self.recipe.recipe_id] * len(rows),
+            **dict(zip((*_FATE, *tables.FACTS.names), found, strict=True)),
+            "decoders": [self.decoders] * len(rows),
+            "gone_at": [None] * len(rows),
         }
+        for name in _IDS:
+            columns[name] = [pseudonym(self.key, value) for value in columns[name]]
         arrays = []
         for field in self.schema:
             if field.name in columns:
@@ -203,10 +220,6 @@ class _Measure:
                 arrays.append(pa.array(values[:, position], mask=is_bad))
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
-    def _fact(self, outcome: Outcome, name: str) -> Any:
-        value = outcome.facts.get(name)
-        return pseudonym(self.key, value) if name in _IDS else value
 
-
-def _of_death(death: Death) -> Outcome:
-    return Outcome(None, failed_stage="decode", reason=death.reason, error=death.error)
+def _of_death(death: Death) -> _Row:
+    return _row(Outcome(None, failed_stage="decode", reason=death.reason, error=death.error))
