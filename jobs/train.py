@@ -112,6 +112,11 @@ def _engine(spark: SparkSession, table: DataFrame, config: Config, this: Run) ->
         raise ConfigError(f"{', '.join(asked)}: only with model.engine = 'exact', which gathers the features")
     if engine == "xgboost":
         require_xgboost(spark, config.model.workers)
+    if engine == "mllib" and Warehouse.at(config.warehouse).is_remote:
+        raise ConfigError(
+            "model.engine = 'mllib' needs a directory that Spark itself reaches, which a warehouse on S3 is not: take"
+            " 'exact' or 'xgboost', or a warehouse on a disk that all machines share"
+        )
     return engine
 
 

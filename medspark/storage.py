@@ -1,6 +1,7 @@
 """Files that are read and written whole, by their path: on a disk, or in an object store."""
 
 import errno
+import io
 import os
 import secrets
 from collections.abc import Iterator
@@ -29,6 +30,14 @@ def read(path: str) -> bytes:
         return file.read()
 
 
+def opened(path: str) -> io.BufferedReader:
+    """Return an open file, of which only parts may be read; raises as ``read`` does."""
+    if not remote.is_remote(path):
+        return Path(path).open("rb")
+    with _as_os_errors(path):
+        return remote.open_object(path)
+
+
 def write(path: str, content: bytes) -> None:
     """Write a file that is there whole or not at all, also after a loss of power; raises OSError."""
     if remote.is_remote(path):
@@ -38,11 +47,15 @@ def write(path: str, content: bytes) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_suffix(f".{secrets.token_hex(3)}")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(target)
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    except OSError:  # no room for it: then not for a part of it either
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def remove(path: str) -> None:
@@ -63,6 +76,14 @@ def files(directory: str, *, is_deep: bool = True) -> list[Stored]:
     paths = Path(directory).rglob("*") if is_deep else Path(directory).glob("*")
     facts = ((path, path.lstat()) for path in sorted(paths) if path.is_symlink() or path.is_file())
     return [Stored(str(path), fact.st_size, _moment(fact.st_mtime)) for path, fact in facts]
+
+
+def directories(directory: str) -> list[str]:
+    """Return the paths of the directories, or prefixes, right below one; none if there is no such directory."""
+    if remote.is_remote(directory):
+        with _as_os_errors(directory):
+            return sorted(remote.prefixes(directory))
+    return sorted(str(path) for path in Path(directory).glob("*/"))
 
 
 def _moment(seconds: float) -> datetime:

@@ -182,18 +182,12 @@ def forget(warehouse: Warehouse, patient: str, *, dry_run: bool = False) -> Forg
 
 
 def _require(warehouse: Warehouse) -> None:
-    if not any(warehouse.path(name, _LOG) in _directories(warehouse.path(name)) for name in TABLES):
+    if not any(_has_log(warehouse, name) for name in TABLES):
         raise ConfigError(f"{warehouse.uri} is no warehouse: none of the tables is there; check --warehouse")
 
 
-def _directories(directory: str) -> list[str]:
-    """Return the paths of the directories, or prefixes, right below one; none if there is no such directory."""
-    if remote.is_remote(directory):
-        try:
-            return sorted(remote.prefixes(directory))
-        except UnreadableError as error:
-            raise OSError(errno.EIO, str(error), directory) from None
-    return sorted(str(path) for path in Path(directory).glob("*/"))
+def _has_log(warehouse: Warehouse, name: str) -> bool:
+    return warehouse.path(name, _LOG) in storage.directories(warehouse.path(name))
 
 
 def _inside(directory: str, path: str) -> str:
@@ -206,22 +200,18 @@ def _name(path: str) -> str:
 
 def _tables(warehouse: Warehouse) -> list[str]:
     """Return the names of the directories that are tables, or would be if their first run had not been killed."""
-    names = [_name(directory) for directory in _directories(warehouse.uri)]
-    return [
-        name
-        for name in names
-        if name in TABLES or (name[0] not in "._" and warehouse.path(name, _LOG) in _directories(warehouse.path(name)))
-    ]
+    names = [_name(directory) for directory in storage.directories(warehouse.uri)]
+    return [name for name in names if name in TABLES or (name[0] not in "._" and _has_log(warehouse, name))]
 
 
 def _models(warehouse: Warehouse) -> list[str]:
-    found = [model for model in _directories(warehouse.path("models")) if not _name(model).startswith(".")]
+    found = [model for model in storage.directories(warehouse.path("models")) if not _name(model).startswith(".")]
     return [model for model in found if f"{model}/model.json" in _paths_below(model)]
 
 
 def _unfinished_models(warehouse: Warehouse) -> list[str]:
     """Return the directories that a killed training left: on a disk a model has another name until it is complete."""
-    models = _directories(warehouse.path("models"))
+    models = storage.directories(warehouse.path("models"))
     if warehouse.is_remote:
         return [model for model in models if f"{model}/model.json" not in _paths_below(model)]
     return [model for model in models if re.fullmatch(r"\..*\.partial", _name(model))]
@@ -258,14 +248,12 @@ class _Litter:
         root = self.warehouse.path
         for name in _tables(self.warehouse):
             yield root(name), self._of_table(name)
-        for scratch in _directories(self.warehouse.uri):
+        for scratch in storage.directories(self.warehouse.uri):
             if _name(scratch).startswith("_") and _name(scratch) not in (PENDING, _FORGETTING):
                 yield scratch, [file for file in storage.files(scratch) if self.is_alone or self._is_old(file)]
         for place in (root(PENDING), root(_FORGETTING), root("recipes")):
-            yield (
-                place,
-                [file for file in storage.files(place) if not file.path.endswith(".json") and self._is_old(file)],
-            )
+            files = [file for file in storage.files(place) if not file.path.endswith(".json")]
+            yield place, [file for file in files if self._is_old(file)]
         for draft in (draft for model in _models(self.warehouse) for draft in _drafts(model) if self._is_old(draft)):
             yield draft.path.rpartition("/")[0], [draft]
         for model in _unfinished_models(self.warehouse):
@@ -343,7 +331,7 @@ def _merge(warehouse: Warehouse, name: str, files: list[str], version: int, run_
         chunk = chunk_id(run_id, number)
         joined = _joined(files, schema)
         part = Part(warehouse.path(name, chunk, "part-00000.parquet"), joined.n_rows, len(joined.content))
-        _write(part.path, joined.content)
+        storage.write(part.path, joined.content)
         warehouse.publish_all(chunk, [Change(name, schema, joined.paths, version, [part])])
         files, number = files[len(joined.paths) :], number + 1
 
@@ -401,19 +389,6 @@ def _batches(path: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
     except pa.ArrowInvalid:
         raise _damaged(path) from None
-
-
-def _write(path: str, content: bytes) -> None:
-    """Write a file; where there is no room for it, not even a part of it stays."""
-    try:
-        storage.write(path, content)
-    except OSError:
-        directory = path.rpartition("/")[0]
-        for draft in _drafts(directory):
-            storage.remove(draft.path)
-        if not remote.is_remote(directory):
-            _remove_hollow([Path(directory)])
-        raise
 
 
 def _damaged(path: str) -> ContractError:
@@ -509,10 +484,9 @@ def _traces(warehouse: Warehouse, his: _His) -> _Traces:
         elif n_rows or rows is None:
             old_files.append(file)
     splits = {model: pc.sum(his.among(_split(model))).as_py() or 0 for model in _models(warehouse)}
-    reports = warehouse.path("reports")
-    return _Traces(
-        dict(tables), splits, old_files, sorted({_inside(reports, p).split("/")[0] for p in _paths_below(reports)})
-    )
+    pages = warehouse.path("reports")
+    reports = {_inside(pages, path).split("/")[0] for path in _paths_below(pages)}
+    return _Traces(dict(tables), splits, old_files, sorted(reports))
 
 
 def _erase(warehouse: Warehouse, his: _His, traces: _Traces, *, is_resumed: bool) -> None:
@@ -547,7 +521,7 @@ def _erase(warehouse: Warehouse, his: _His, traces: _Traces, *, is_resumed: bool
 def _copy_others(source: str, target: str, schema: pa.Schema, his: _His) -> Part:
     """Write the rows that are not his, in the types of the table."""
     content, n_rows = io.BytesIO(), 0
-    with _opened(source) as opened, pq.ParquetFile(opened) as file:
+    with storage.opened(source) as opened, pq.ParquetFile(opened) as file:
         written = pa.schema([field for field in schema if field.name in file.schema_arrow.names])
         with pq.ParquetWriter(content, written, compression="snappy") as writer:
             for batch in file.iter_batches():
@@ -590,7 +564,7 @@ def _parquet(warehouse: Warehouse) -> list[str]:
 def _who(path: str) -> pa.Table | None:
     """Return the columns that tell whose the rows of a file are, or None if it cannot be read."""
     try:
-        with _opened(path) as opened, pq.ParquetFile(opened) as content:
+        with storage.opened(path) as opened, pq.ParquetFile(opened) as content:
             return content.read(columns=[name for name in _WHO if name in content.schema_arrow.names])
     except pa.ArrowInvalid:
         return None
@@ -598,18 +572,6 @@ def _who(path: str) -> pa.Table | None:
         if remote.is_remote(path) and error.errno:  # a store that does not answer says nothing about the file
             raise
         return None
-
-
-def _opened(path: str) -> io.BufferedReader:
-    """Return an open file of a table, of which only parts may be read."""
-    if not remote.is_remote(path):
-        return Path(path).open("rb")
-    try:
-        return remote.open_object(path)
-    except VanishedError:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
-    except UnreadableError as error:
-        raise OSError(errno.EIO, str(error), path) from None
 
 
 def _split(model: str) -> pa.Table:

@@ -263,7 +263,7 @@ class Warehouse:
     def discard(self, run_id: str) -> None:
         """Remove what a run and its chunks wrote for themselves, into places whose names begin with an underscore."""
         if self.is_remote:
-            scratch = [place for place in remote.prefixes(self.uri) if place.startswith(self.path("_"))]
+            scratch = [place for place in storage.directories(self.uri) if place.startswith(self.path("_"))]
             for each in (each for place in scratch for each in storage.files(place)):
                 if run_id in map(_run_of, each.path.split("/")):
                     storage.remove(each.path)

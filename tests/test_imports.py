@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 # A module imports from layers above its own line, and within its own package.
 LAYERS = (
-    ("errors", "compiled", "log"),
-    ("remote",),
+    ("errors", "compiled"),
+    ("log", "remote"),
     ("storage",),
     ("frame", "files", "java"),
     ("ops", "containers"),

@@ -5,7 +5,9 @@ import math
 import re
 import subprocess
 import sys
+from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from builders import make_dicom, make_pixels, make_png
@@ -15,6 +17,7 @@ from medspark import log
 from medspark.jobs import index
 from medspark.log import complain, line, say
 
+PAGE = (Path(__file__).parents[1] / "docs" / "observability.md").read_text("utf-8")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 COUNTS = ("n_listed", "n_processed", "n_unchanged", "n_skipped", "n_quarantined")
 
@@ -71,7 +74,7 @@ def test_a_fact_that_is_none_is_left_out():
     assert json.loads(line("words", "event", model_id=None, n=0)).keys() == {"time", "job", "event", "text", "n"}
 
 
-# The whole line and a night of it, each job as it is launched; a file that Spark does not know, so that it fails.
+# The whole line and a night of it, each job as it is launched, and three that fail.
 SCRIPT = """
 import shutil, sys, warnings
 from pathlib import Path
@@ -84,11 +87,11 @@ common = ["--warehouse", str(warehouse), "--set", "run.log=json", *options]
 inputs = ["--input", str(archive)]
 progress._SECONDS_IN_A_LOG = 0.2
 codes = [index.main([*inputs, *common, "--dry-run"]), extract.main([*inputs, *common])]
-codes.append(train.main([*common, "--labels", str(Path(home, "labels.csv"))]))
+learning = [*common, "--labels", str(Path(home, "labels.csv")), "--set", "split.group_duplicates=true"]
+codes += [train.main([*learning, *options]) for options in (["--dry-run"], ["--set", 'model.compare=["tree"]'])]
 codes += [job.main(common) for job in (score, report)]
 shutil.copytree(more, archive, dirs_exist_ok=True)
 codes.append(reprocess.main([*inputs, *common, "--set", "run.max_failed=0.01"]))
-(warehouse / "images/_delta_log/00000000000000000000.json").unlink()
 codes.append(index.main(["--input", str(Path(home, "nowhere")), *common]))
 codes.append(extract.main([*common, "--dry-run", "--set", "run.log=xml"]))
 (warehouse / "reports").rename(warehouse / "before")
@@ -121,8 +124,8 @@ def said(tmp_path_factory):
     fill(home / "more", range(12, 24), 150)
     (archive / "canary_torn.png").write_bytes(make_png()[:200])
     (archive / ".canary_hidden.png").write_bytes(make_png())
-    images = sorted(path.relative_to(archive) for path in archive.rglob("*_[0-9]*.*"))
-    labels = [f"{path},{'odd' if int(path.stem.split('_')[-1]) % 2 else 'even'}" for path in images if path.suffix]
+    images = sorted(path.relative_to(archive) for path in archive.rglob("canary_s*"))
+    labels = [f"{path},{'odd' if int(path.stem.split('_')[-1]) % 2 else 'even'}" for path in images]
     (home / "labels.csv").write_text("\n".join(["path,label", *labels, ""]))
     options = [*RECIPE, "--set", "report.contact_sheet=0", "--set", "model.trees=5"]
     ended = subprocess.run([sys.executable, "-c", SCRIPT, home, *options], capture_output=True, text=True, check=False)
@@ -159,7 +162,7 @@ def test_each_stage_has_one_line_and_reprocess_one_for_each_stage_of_it(said):
     stages = [entry["job"] for entry in told(said, "stage")]
     night = ["index", "extract", "score", "report", "reprocess"]
     assert stages == ["index", "extract", "train", "score", "report", *night]
-    assert said[2][:6] == [0, 0, 0, 0, 0, 1]
+    assert said[2][:7] == [0, 0, 0, 0, 0, 0, 1]
 
 
 @pytest.mark.spark
@@ -168,7 +171,7 @@ def test_the_counts_of_a_stage_are_those_of_the_archive(said):
     assert counted == [
         ("index", 26, 25, 0, 1, 0),
         ("extract", 26, 24, 0, 1, 1),
-        ("train", 12, 12, 0, 0, 0),
+        ("train", 24, 24, 0, 0, 0),
         ("score", 24, 24, 0, 0, 0),
         ("report", 26, 26, 0, 0, 0),
         ("index", 50, 24, 25, 1, 0),
@@ -212,8 +215,9 @@ def test_what_text_says_below_a_stage_is_in_its_facts(said):
 
 @pytest.mark.spark
 def test_a_dry_run_tells_its_plan_and_no_stage(said):
-    (plan,) = told(said, "plan")
-    assert (plan["job"], plan["n_files"]) == ("index", 26)
+    index, train = told(said, "plan")
+    assert (index["job"], index["n_files"]) == ("index", 26)
+    assert (train["job"], train["n_train"] + train["n_test"]) == ("train", 24)
 
 
 @pytest.mark.spark
@@ -224,14 +228,30 @@ def test_progress_is_numbers_under_the_run_that_makes_it(said):
 
 
 @pytest.mark.spark
+def test_what_was_trained_and_what_was_found_before_it_are_values(said):
+    (stage,) = told(said, "stage", "train")
+    evaluated = {row["purpose"]: row for row in rows(said[3], "evaluations")}
+    assert stage["model_id"] == evaluated["model"]["model_id"]
+    assert stage["metrics"]["auc"] == evaluated["model"]["auc"]
+    compared, model = told(said, "model")
+    assert (compared["kind"], compared["auc"]) == ("tree", evaluated["compare"]["auc"])
+    assert (model["kind"], model["parameters"]["trees"], model["model_id"]) == ("forest", 5, stage["model_id"])
+    planned, kept = told(said, "leak")
+    assert planned["found"] == kept["found"] == Counter(row["kind"] for row in rows(said[3], "leaks"))
+    warned = [entry for entry in complaints(said) if "n_ungrouped" in entry]
+    assert [(entry["event"], entry["n_ungrouped"]) for entry in warned] == [("warning", 12), ("warning", 12)]
+    assert warned[1]["run_id"] == stage["run_id"]
+
+
+@pytest.mark.spark
 def test_what_has_drifted_and_that_it_is_time_to_train_are_lines_of_their_own(said):
-    (score,) = (entry["run_id"] for entry in told(said, "stage", "score")[1:])
-    drifted, (retrain,) = told(said, "drift"), told(said, "retrain")
-    assert {entry["run_id"] for entry in (*drifted, retrain)} == {score}
-    far = {row["name"]: row["psi"] for row in rows(said[3], "drift") if row["run_id"] == score and row["is_drifted"]}
-    assert retrain["n_drifted"] == len(far)
-    assert 0 < len(drifted) == min(5, len(far))
-    assert all(entry["psi"] == far[entry["name"]] for entry in drifted)
+    far = {(row["run_id"], row["name"]): row["psi"] for row in rows(said[3], "drift") if row["is_drifted"]}
+    runs = Counter(run_id for run_id, _ in far)
+    assert {entry["run_id"]: entry["n_drifted"] for entry in told(said, "retrain")} == runs
+    drifted = told(said, "drift")
+    assert Counter(entry["run_id"] for entry in drifted) == {run_id: min(5, n) for run_id, n in runs.items()}
+    assert {entry["run_id"] for entry in told(said, "stage", "score")[1:]} <= runs.keys()
+    assert all(entry["psi"] == far[entry["run_id"], entry["name"]] for entry in drifted)
 
 
 @pytest.mark.spark
@@ -242,7 +262,7 @@ def test_what_is_not_acceptable_is_a_line_with_the_limit(said):
 
 @pytest.mark.spark
 def test_a_failure_and_a_warning_are_lines_on_stderr(said):
-    assert said[2][6:] == [2, 2, 3]
+    assert said[2][7:] == [2, 2, 3]
     nowhere, report = [entry for entry in complaints(said) if entry["event"] == "failed"]
     assert (nowhere["job"], nowhere["exit_code"], nowhere["error"]) == ("index", 2, "ConfigError")
     assert nowhere["text"].startswith("medspark index: --input ")
@@ -254,6 +274,18 @@ def test_a_failure_and_a_warning_are_lines_on_stderr(said):
 def test_before_the_form_is_known_and_after_the_job_a_message_is_text(said):
     assert "medspark extract: run.log = 'xml': allowed are 'text', 'json'" in said[1]
     assert "medspark: a word of a library" in said[1]
+
+
+@pytest.mark.spark
+def test_the_page_shows_a_line_as_it_is_and_names_every_event(said):
+    shown = json.loads(re.search(r"^```json\n(.*)\n```$", PAGE, re.MULTILINE)[1])
+    first = told(said, "stage", "extract")[0]
+    assert list(shown) == list(first)
+    assert {type(value) for value in shown.values()} == {str, int, float, dict}
+    assert [type(value) for value in shown.values()] == [type(value) for value in first.values()]
+    named = set(re.findall(r"^\| `(\w+)` \|", PAGE.partition("## The event log")[0], re.MULTILINE))
+    lines = [*map(json.loads, said[0]), *complaints(said)]
+    assert named - {"engine", "mlflow"} == {entry["event"] for entry in lines}
 
 
 @pytest.mark.spark

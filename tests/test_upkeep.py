@@ -157,6 +157,7 @@ def test_drafts_and_single_files_leave_when_they_are_a_day_old(warehouse):
     places = [
         ("recipes", "0123456789abcdef.3f2a1b"),
         ("models", ".0123.partial", "arrays", "value.npy"),
+        ("models", "forest-1", "split.3f2a1b"),
         ("_pending", "run-2.3f2a1b"),
         ("features", "row-0123.parquet"),  # of a job that writes without the lock
         ("features", "_delta_log", "00000000000000000001.json#1"),
@@ -419,15 +420,13 @@ def test_a_merged_file_is_not_much_larger_than_it_should_be_and_the_rest_goes_in
         noise = pa.table({"path": ["/x"] * 600_000, "frame": [number] * 600_000, "noise": rng.random(600_000)}, schema)
         pq.write_table(noise, directory / f"part-{number:05}.parquet", use_dictionary=["path"])
     warehouse.publish("features", schema, "run-1")
-    before = warehouse.table("features").to_pyarrow_table()
+    before = pa.concat_tables(map(pq.read_table, sorted(warehouse.files("features"))))
     assert all(size < SMALL_BYTES for size in sizes_of(warehouse))
     merge(warehouse)
     sizes = sizes_of(warehouse)
     assert len(sizes) == 2
     assert MERGED_BYTES <= max(sizes) < 1.5 * MERGED_BYTES
-    after = warehouse.table("features").to_pyarrow_table()
-    by = [("frame", "ascending"), ("noise", "ascending")]
-    assert after.sort_by(by).equals(before.sort_by(by))
+    assert pa.concat_tables(map(pq.read_table, sorted(warehouse.files("features")))).equals(before)
     assert merge(warehouse) == []
 
 
@@ -455,6 +454,29 @@ def test_what_a_run_has_added_in_the_meantime_is_not_lost_and_the_merge_gives_up
     assert not list(Path(warehouse.path("features")).glob("vacuum*"))
     assert [one.n_files for one in merge(warehouse)] == [FEWEST + 1]
     assert len(table_rows(warehouse.table("features"))[1]) == 3 * (FEWEST + 1)
+
+
+def merge_all(warehouse):
+    merge(warehouse)
+
+
+def test_killed_anywhere_no_row_is_lost_or_there_twice_and_the_merge_is_completed_by_doing_it_again(tmp_path):
+    before = Warehouse.at(str(tmp_path / "before"))
+    for name in ("features", "quarantine"):
+        night(before, "run-1", FEWEST, name=name)
+    rows = table_rows(before.table("features"))
+    writers = ("merge", "_merge", "_write", "write", "publish_all", "_roll_forward", "_commit", "_try_to_commit")
+    killed = kill_everywhere(before, "test_upkeep:merge_all", *writers)
+    assert len(killed) > 8
+    for warehouse in killed:
+        assert table_rows(warehouse.table("features")) == rows
+        vacuum(warehouse)
+        merge(warehouse)
+        for name in ("features", "quarantine"):
+            assert table_rows(warehouse.table(name)) == rows
+            assert len(warehouse.files(name)) == 1
+            n_files = len(list(Path(warehouse.path(name)).glob("*/*.parquet")))
+            assert n_files == FEWEST + 1  # nothing half-written stays
 
 
 DIES_BETWEEN = DIES.replace(
@@ -497,7 +519,7 @@ def test_a_merge_without_room_is_told_after_what_was_removed_and_leaves_nothing_
     assert (done.returncode, done.stdout) == (3, "_outcomes: 1 files, 5 bytes\n")
     assert re.fullmatch(r"medspark vacuum: failed, run again to continue: \[Errno 27\] File too large.*\n", done.stderr)
     assert listing(warehouse.path("features")) == before
-    assert not list(Path(warehouse.path("features")).glob("vacuum*"))
+    assert not list(Path(warehouse.path("features")).glob("vacuum*/*"))
 
 
 def test_a_damaged_file_stops_the_merge_and_is_named(warehouse):
@@ -682,6 +704,10 @@ def test_a_patient_is_gone_from_every_byte_and_all_others_stay(copy):
     assert after == without(before, HIS)
     assert all(after.values())
     assert told.n_rows == {name: n for name in before if (n := len(before[name]) - len(after[name]))}
+    counts = {name: pa.table(copy.table(name).get_add_actions())["num_records"] for name in SCHEMAS}
+    assert {name: sum(found.to_pylist()) for name, found in counts.items()} == {
+        name: len(after[name]) for name in SCHEMAS
+    }
     assert told.n_rows.keys() == {"images", "series", "features", "quarantine", "predictions", "leaks", *told.n_rows}
     assert (told.n_reports, told.n_paths) == (1, 5)
 
@@ -770,6 +796,15 @@ def test_a_damaged_file_of_a_table_stops_it_before_anything_is_changed(copy):
         forget(copy, HIS)
     after = listing(copy.uri)
     assert {path: facts for path, facts in after.items() if not path.endswith(".lock")} == before
+
+
+def test_what_killed_writers_left_of_him_leaves_with_him(copy):
+    model = next(Path(copy.path("models")).glob("[!.]*")).name
+    places = [("models", model, "split.3f2a1b"), ("features", "run-9", "part-00000.3f2a1b"), ("runs", "row-1.3f2a1b")]
+    for place in places:
+        write(copy, *place, content=b"hisfile")
+    forget(copy, HIS)
+    assert traces(copy, HIS, "hisfile") == set()
 
 
 def forget_him(warehouse):

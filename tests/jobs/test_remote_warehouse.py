@@ -58,6 +58,7 @@ def line(store, hospital):
     here = ("--warehouse", WAREHOUSE, "--labels", hospital.inventory.labels)
     told = {"index": session.run("index", "--input", ARCHIVE, *here)}
     told |= {job: session.run(job, *here) for job in ("extract", "train", "score", "report")}
+    refused = session.run("train", *here, "--set", 'model.engine="mllib"')
     first = {name: far_rows(store, name) for name in ("images", "series", "features", "quarantine", "predictions")}
     *_, changed, gone = sorted({row["path"] for row in first["features"]})
     store.put({changed.removeprefix(f"s3://{BUCKET}/"): make_png(make_pixels(seed=9)), "wards/zz/new.png": make_png()})
@@ -65,7 +66,7 @@ def line(store, hospital):
     told["reprocess"] = session.run("reprocess", "--input", ARCHIVE, *here)
     second = {name: far_rows(store, name) for name in first}
     keys = [each["Key"] for each in store.client.list_objects_v2(Bucket=OTHER_BUCKET, MaxKeys=1000)["Contents"]]
-    return {"told": told, "end": session.end(), "first": first, "second": second, "keys": keys} | {
+    return {"told": told, "end": session.end(), "first": first, "second": second, "keys": keys, "refused": refused} | {
         "changed": changed, "gone": gone, "runs": far_rows(store, "runs"),
     }  # fmt: skip
 
@@ -113,6 +114,11 @@ def test_nothing_is_left_of_what_a_run_wrote_for_itself(line):
     assert [key for key in line["keys"] if key.startswith("ware/house/_") and not key.endswith("/")] == []
     assert [key for key in line["keys"] if key.startswith("ware/house/reports/report-") and key.endswith("index.html")]
     assert {row["job"] for row in line["runs"]} == {"index", "extract", "train", "score", "report", "reprocess"}
+
+
+def test_sparks_own_forest_is_refused_before_anything_is_done(line):
+    assert line["refused"].startswith("ConfigError: model.engine = 'mllib' needs a directory that Spark itself reaches")
+    assert len([row for row in line["runs"] if row["job"] == "train"]) == 1
 
 
 # Commits

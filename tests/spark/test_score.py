@@ -5,6 +5,7 @@ from importlib import import_module
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from line import last_run, listing, rows, run
@@ -85,7 +86,10 @@ def test_whole_files_give_what_rows_by_way_of_spark_give(spark, hospital, model,
     warehouse = Warehouse(str(hospital.warehouse))
     features = tables.read(spark, warehouse, "features", tables.features(model.feature_names))
     by_rows = score(features, model).orderBy("path", "frame").collect()
-    parts = score_files(spark, warehouse.files("features"), model, str(tmp_path))
+    other = tmp_path / "other.parquet"  # of a recipe with other features
+    row = {"path": "/x", "frame": 0, "content_sha256": "0", "recipe_id": "0123456789abcdef", "mean": 0.5}
+    pq.write_table(pa.Table.from_pylist([row]), other)
+    parts = score_files(spark, [*warehouse.files("features"), str(other)], model, str(tmp_path / "scores"))
     found = tables.read_files(spark, [part.path for part in parts], tables.PREDICTIONS)
     assert found.orderBy("path", "frame").collect() == by_rows
     assert sum(part.n_rows for part in parts) == len(by_rows)
