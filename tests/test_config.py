@@ -28,6 +28,7 @@ max_pixels = 1000
 max_failed = 0.5
 retry = ["timeout", "crashed"]
 files_per_commit = 10
+log = "json"
 [model]
 engine = "auto"
 workers = 3

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_TASK_BYTES = 64 << 20
+_TASK_BYTES = 256 << 20  # some seconds of work: to begin a task and to end it takes 20 ms
 _FILE_BYTES = 64 << 10  # what opening a file costs, in bytes read
 
 

@@ -21,6 +21,7 @@ from medspark.errors import ContractError
 from medspark.jobs import extract, index, report
 from medspark.spark import tables
 from medspark.spark.launch import launch
+from medspark.spark.session import _waking
 
 home = Path(sys.argv[1])
 archive, warehouse, file = home / "archive", home / "warehouse", home / "file"
@@ -48,6 +49,8 @@ def no_worker_starts(spark, config):
     python = home / "python"
     python.write_text("#!/bin/sh\\necho loading >&2\\necho 'medspark: no Python here: install it' >&2\\nexit 2\\n")
     python.chmod(0o755)
+    for thread in _waking:  # or it would wake this one, too
+        thread.join()
     spark.sparkContext.pythonExec = str(python)
     return spark.range(0, 4, 1, 1).mapInArrow(lambda batches: batches, "id long").count()
 

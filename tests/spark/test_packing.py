@@ -21,8 +21,8 @@ def table(sizes, **others):
     [
         (1, 10, 1),  # never more tasks than files
         (50, 10, 4 * 3),
-        (100, 16 * MB, 100 * (16 * MB + 64 * KB) // (64 * MB) + 2 * 3),  # the last ones are in smaller pieces
-        (1000, 64 * MB, 1000),
+        (100, 64 * MB, 100 * (64 * MB + 64 * KB) // (256 * MB) + 2 * 3),  # the last ones are in smaller pieces
+        (1000, 256 * MB, 1000),
     ],
 )
 def test_work_is_cut_by_files_and_bytes(n_files, n_bytes, n_shares):
