@@ -1,6 +1,7 @@
 """What MLflow is told of a model, read back by MLflow itself."""
 
 import importlib.util
+import os
 import shutil
 import socket
 import sys
@@ -31,11 +32,12 @@ def model(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def mlflow(request):
+def mlflow(request, tmp_path_factory):
     """MLflow, installed beside us or in the environment of others, whose packages come after ours while these run."""
     with pytest.MonkeyPatch.context() as here:
         here.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server is what it wants otherwise
         here.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        here.chdir(tmp_path_factory.mktemp("mlflow"))  # it begins a data base where it is
         if not importlib.util.find_spec("mlflow"):
             packages = request.getfixturevalue("deploy").parent.glob("lib/python*/site-packages")
             here.setattr(sys, "path", [*sys.path, *map(str, packages)])
@@ -76,11 +78,13 @@ def test_what_mlflow_does_not_take_is_told_in_a_line(model, tmp_path):
 @pytest.mark.usefixtures("mlflow")
 def test_a_server_that_does_not_answer_is_told_before_anything_is_learned(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         uri = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         with pytest.raises(ConfigError, match=rf"mlflow\.tracking_uri = '{uri}': "):
             connect(MlflowConfig(tracking_uri=uri))
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"  # nobody else is told either
 
 
 def test_a_missing_package_is_told_with_the_way_out(monkeypatch):
