@@ -24,7 +24,7 @@ from medspark.containers import split_path
 from medspark.errors import ConfigError, ContractError, UnreadableError, VanishedError
 from medspark.files import real_path
 from medspark.storage import Stored
-from medspark.warehouse import PENDING, TABLES, Change, Part, Warehouse, chunk_id, new_run_id
+from medspark.warehouse import PENDING, TABLES, Change, Part, Warehouse, chunk_id, new_run_id, rows_of
 
 RETENTION_HOURS = 168  # what Delta tools agree on
 SMALL_BYTES = 8 << 20  # a file that costs as much to be opened, from far away, as to be read
@@ -32,7 +32,6 @@ MERGED_BYTES = 64 << 20  # half of what Spark gives a task: two fill one, and an
 FEWEST = 8  # fewer are not worth a second copy of their rows for as long as the retention
 _GROWING = ("features", "quarantine", "predictions")  # each night adds files to them
 _GROUP_BYTES = 32 << 20  # of rows in memory that become a row group
-_BATCH_ROWS = 8192
 _MANY_BATCHES = 512  # of so many, small as they may be, the arrays weigh more than what they hold
 _LOG = "_delta_log"
 _FORGETTING = "_forget"
@@ -379,14 +378,7 @@ class _Group:
 def _batches(path: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a small file in the types of a table, null where the file is older than a column."""
     try:
-        file = pq.ParquetFile(pa.BufferReader(storage.read(path)))
-        there = set(file.schema_arrow.names)
-        for rows in file.iter_batches(_BATCH_ROWS):
-            columns = [
-                rows.column(name).cast(kind) if name in there else pa.nulls(len(rows), kind)
-                for name, kind in zip(schema.names, schema.types, strict=True)
-            ]
-            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+        yield from rows_of(pq.ParquetFile(pa.BufferReader(storage.read(path))), schema)
     except pa.ArrowInvalid:
         raise _damaged(path) from None
 

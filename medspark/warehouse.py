@@ -37,6 +37,7 @@ from medspark.errors import ConfigError, ConflictError
 
 TABLES = ("images", "series", "features", "quarantine", "predictions", "evaluations", "leaks", "drift", "runs")
 PENDING = "_pending"
+_BATCH_ROWS = 8192
 _ATTEMPTS = 100  # each that fails is one by which another run got on
 _HELD: dict[str, bool] = {}  # warehouses that this process holds, and whether the file system saw to it
 
@@ -447,6 +448,17 @@ def _in_a_store(uri: str) -> str:
 def _n_rows(path: str) -> int:
     source = io.BytesIO(storage.read(path)) if remote.is_remote(path) else path
     return int(pq.read_metadata(source).num_rows)
+
+
+def rows_of(file: pq.ParquetFile, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file of a table, some thousand at a time, in the types of a schema; what it lacks is null."""
+    there = [name for name in schema.names if name in file.schema_arrow.names]
+    for rows in file.iter_batches(_BATCH_ROWS, columns=there, use_threads=False):
+        columns = [
+            rows.column(name).cast(kind) if name in there else pa.nulls(len(rows), kind)
+            for name, kind in zip(schema.names, schema.types, strict=True)
+        ]
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _parts(table: DeltaTable) -> list[str]:

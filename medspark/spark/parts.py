@@ -25,7 +25,7 @@ from medspark import storage
 from medspark.frame import DEFAULT_LIMITS
 from medspark.remote import is_remote
 from medspark.spark.guard import Death, guarded
-from medspark.warehouse import Part
+from medspark.warehouse import Part, rows_of
 
 Make = Callable[[Iterable[pa.RecordBatch]], Iterator[tuple[str, pa.RecordBatch]]]
 
@@ -76,21 +76,11 @@ def fetched(spark: SparkSession, files: Sequence[str], schema: StructType, *, fi
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for path in (files[number] for batch in batches for number in batch.column("id").to_pylist()):
             with opened(path) as file:
-                for number in range(file.num_row_groups):
-                    there = [name for name in wanted.names if name in file.schema_arrow.names]
-                    rows = file.read_row_group(number, there, use_threads=False)
-                    columns = [_column(rows, field) for field in wanted]
-                    columns += [pa.chunked_array([pa.repeat(path, len(rows))])] * bool(file_column)
-                    yield from pa.table(columns, names=shown.names).to_batches()
+                for rows in rows_of(file, wanted):
+                    yield rows.append_column(file_column, pa.repeat(path, len(rows))) if file_column else rows
 
     n_tasks = min(len(files), 4 * spark.sparkContext.defaultParallelism)
     return spark.range(0, len(files), 1, n_tasks).mapInArrow(read, shown)
-
-
-def _column(rows: pa.Table, field: pa.Field) -> pa.ChunkedArray:
-    if field.name in rows.column_names:
-        return rows[field.name].cast(field.type)
-    return pa.chunked_array([pa.nulls(len(rows), field.type)])
 
 
 @contextmanager

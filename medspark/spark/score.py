@@ -80,15 +80,15 @@ def score_files(spark: SparkSession, files: Sequence[str], model: Bundle, direct
     schema = tables.arrow(tables.PREDICTIONS)
 
     def predict(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-        for path in (path for batch in batches for path in batch.column("path").to_pylist()):
+        for path in (files[number] for batch in batches for number in batch.column("id").to_pylist()):
             for rows in _rows_of(path, columns, model.recipe_id):
                 made = dict(zip(_MADE.names, predicted(rows).columns, strict=True))
                 made |= {"recipe_id": rows.column("recipe_id"), "model_id": pa.repeat(model.model_id, len(rows))}
                 made["gone_at"] = pa.nulls(len(rows), schema.field("gone_at").type)
                 yield "predictions", pa.RecordBatch.from_pydict(made).select(schema.names)
 
-    paths = spark.createDataFrame(pa.table({"path": pa.array(files, pa.string())})).repartition(max(1, len(files)))
-    return written(paths, predict, {"predictions": Target(directory, schema)})["predictions"]
+    numbers = spark.range(0, len(files), 1, max(1, len(files)))
+    return written(numbers, predict, {"predictions": Target(directory, schema)})["predictions"]
 
 
 def _predictor(spark: SparkSession, model: Bundle) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
