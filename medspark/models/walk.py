@@ -17,9 +17,9 @@ MANY = 16384  # rows that share the cost of bringing a big tree into the cache
 MAPPED = 2**28  # bytes of leaves that are read where they lie: all processes of a machine share a file that is mapped
 SMALL = 2048  # nodes of a tree that stays in the first-level cache
 NODE = {
-    np.float32: np.dtype([("left", np.int32), ("feature", np.int32), ("threshold", np.float32), ("leaf", np.int32)]),
+    np.float32: np.dtype([("left", np.uint32), ("feature", np.uint32), ("threshold", np.float32), ("leaf", np.uint32)]),
     np.float64: np.dtype(
-        [("threshold", np.float64), ("left", np.int32), ("feature", np.int32), ("leaf", np.int32)], align=True
+        [("threshold", np.float64), ("left", np.uint32), ("feature", np.uint32), ("leaf", np.uint32)], align=True
     ),
 }
 
@@ -136,30 +136,27 @@ def _float32_below(threshold: Array) -> npt.NDArray[np.float32]:
 
 
 @compiled
-def _add(layout: Layout, position: Array, first: int, n_rows: int, total: Array) -> None:
-    for lane in range(n_rows):
-        leaf = layout.nodes[position[lane]].leaf
-        for column in range(total.shape[1]):
-            total[first + lane, column] += layout.leaves[leaf, column]
-
-
-@compiled
-def _walk(X: Array, layout: Layout, total: Array, block: int) -> None:
-    position = np.empty(LANES, np.int64)
-    for start in range(0, X.shape[0], block):
-        stop = min(start + block, X.shape[0])
+def _walk(X: Array, layout: Layout, total: Array, block: int) -> None:  # noqa: C901 - a call costs a tenth of it
+    # Numbers without a sign: of one with a sign, the compiled code would ask each time whether it counts from the end.
+    lanes, n_rows = np.uint64(LANES), np.uint64(X.shape[0])
+    position = np.empty(LANES, np.uint64)
+    for start in range(np.uint64(0), n_rows, np.uint64(block)):
+        stop = min(np.uint64(start + np.uint64(block)), n_rows)
         for tree in range(layout.roots.size):
-            for first in range(start, stop, LANES):
-                n_rows = min(LANES, stop - first)
+            for first in range(start, stop, lanes):
+                count = min(lanes, np.uint64(stop - first))
                 position[:] = layout.roots[tree]
-                if n_rows == LANES:  # a loop of known length becomes straight code
+                if count == lanes:  # a loop of known length becomes straight code
                     for _ in range(layout.depths[tree]):
-                        for lane in range(LANES):
+                        for lane in range(np.uint64(LANES)):
                             node = layout.nodes[position[lane]]
-                            position[lane] = node.left + (X[first + lane, node.feature] > node.threshold)
+                            position[lane] = node.left + np.uint64(X[first + lane, node.feature] > node.threshold)
                 else:
                     for _ in range(layout.depths[tree]):
-                        for lane in range(n_rows):
+                        for lane in range(count):
                             node = layout.nodes[position[lane]]
-                            position[lane] = node.left + (X[first + lane, node.feature] > node.threshold)
-                _add(layout, position, first, n_rows, total)
+                            position[lane] = node.left + np.uint64(X[first + lane, node.feature] > node.threshold)
+                for lane in range(count):
+                    leaf = layout.nodes[position[lane]].leaf
+                    for column in range(total.shape[1]):
+                        total[first + lane, column] += layout.leaves[leaf, column]
