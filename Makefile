@@ -60,7 +60,7 @@ bench: setup ## Race the whole pass against a bare pool and against others; abou
 	$(RUN) benchmarks/bench.py --markdown benchmarks/results.md
 
 lock: setup ## Choose the newest versions that setup.cfg allows, and write requirements.lock.
-	$(RUN) -m uv pip compile setup.cfg --extra codecs --extra dev --extra java --extra nifti --extra onnx --universal --fork-strategy fewest \
+	$(RUN) -m uv pip compile setup.cfg --extra codecs --extra dev --extra hadoop --extra java --extra nifti --extra onnx --universal --fork-strategy fewest \
 		--python-version 3.11 --generate-hashes --upgrade --no-config --quiet \
 		--custom-compile-command "make lock" --output-file requirements.lock
 	$(RUN) -m uv pip compile docker/requirements-check.in --universal --python-version 3.11 --generate-hashes --no-annotate \

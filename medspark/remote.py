@@ -1,4 +1,6 @@
-"""Object stores by URI, ``s3://bucket/key``: what lies there, and an object as an open file, through ``pyarrow.fs``.
+"""Object stores by URI, ``s3://bucket/key``: what lies there, and an object as an open file.
+
+The clients are those of ``pyarrow.fs`` and, for file systems that only Java reaches, of ``medspark/hadoop.py``.
 
 A key is taken as it is: nothing in it is ever decoded, and no query or fragment is cut off. The clients of the stores
 have threads, so a process that has used one must not fork: the child would crash in its first request. It is refused
@@ -14,11 +16,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
+from medspark import hadoop
 from medspark.errors import ConfigError, UnreadableError, VanishedError
 
-_SCHEMES = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "abfs": "abfs", "abfss": "abfss", "hdfs": "hdfs"}
+# A closed list: what else stands before :// may be a name on a disk, and one that is mistyped is told at once.
+_OF_HADOOP = {
+    "hdfs", "webhdfs", "swebhdfs", "viewfs", "ofs", "o3fs", "wasb", "wasbs", "adl", "oss", "cosn", "obs", "bos", "tos",
+    "alluxio", "jfs", "maprfs",
+}  # fmt: skip
+_SCHEMES = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "abfs": "abfs", "abfss": "abfss"}
+_SCHEMES |= {scheme: scheme for scheme in _OF_HADOOP}
 _BUCKET = re.compile(r"[\w.-]+")
 _HOST = re.compile(r"(?:[\w.-]+@)?[\w.-]+(?::\d+)?")  # or container@account of abfs
+_HOST_OR_NONE = re.compile(rf"(?:{_HOST.pattern})?")  # that of Hadoop's configuration
 _LEAST_BUFFER, _MOST_BUFFER = 64 << 10, 8 << 20
 _ATTEMPTS = 3
 _CONNECT_SECONDS, _REQUEST_SECONDS = 5.0, 30.0
@@ -34,16 +44,17 @@ class Place(NamedTuple):
     """A URI in its parts; equal places have equal URIs, whichever of ``s3``, ``s3a`` and ``s3n`` was written."""
 
     scheme: str
-    store: str  # the bucket, container@account or host
+    store: str  # the bucket, container@account or host; of Hadoop's also "", for that of its configuration
     key: str
 
     @classmethod
     def of(cls, uri: str) -> Self:
         """Read a URI; raise ConfigError, without repeating it, if it names no bucket or holds credentials."""
-        scheme, _, rest = uri.partition("://")
-        store, _, key = rest.partition("/")
+        scheme, _, rest = uri.partition(":")
+        store, _, key = rest.removeprefix("//").partition("/")
         scheme = _SCHEMES[scheme]
-        if not (_BUCKET if scheme in ("s3", "gs") else _HOST).fullmatch(store):
+        known = _BUCKET if scheme in ("s3", "gs") else _HOST_OR_NONE if scheme in _OF_HADOOP else _HOST
+        if not known.fullmatch(store):
             raise ConfigError(
                 f"a {scheme}:// URI needs the name of a bucket or host before its first slash and nothing else;"
                 " credentials belong in the environment or a profile (docs/storage.md)"
@@ -53,7 +64,8 @@ class Place(NamedTuple):
     @property
     def uri(self) -> str:
         """The URI, its key as it is."""
-        return f"{self.scheme}://{self.store}/{self.key}" if self.key else f"{self.scheme}://{self.store}"
+        slash = "/" if self.key or not self.store else ""
+        return f"{self.scheme}://{self.store}{slash}{self.key}"
 
 
 class Found(NamedTuple):
@@ -75,6 +87,8 @@ def look(uri: str) -> Found | None:
     system, path = _at(place)
     try:
         info = system.get_file_info(path)
+    except FileNotFoundError:
+        raise VanishedError("the object is gone") from None
     except (OSError, ValueError, NotImplementedError) as error:
         raise UnreadableError(f"cannot be looked at: {_kind(error)}") from None
     if info.type == FileType.NotFound:
@@ -93,8 +107,10 @@ def objects(uri: str, *, is_deep: bool) -> list[Found]:
 def prefixes(uri: str) -> list[str]:
     """Return the prefixes right below one: none if one of them has no name, for it cannot be listed by itself.
 
-    Raises UnreadableError.
+    None on Google's store: its client tells those alone that have a mark. Raises UnreadableError.
     """
+    if Place.of(uri).scheme == "gs":
+        return []
     below = [found.uri.removesuffix("/") for found in _listed(uri, is_deep=False) if not found.is_file]
     return [] if _prefix(uri).uri in below else below
 
@@ -115,12 +131,14 @@ def _listed(uri: str, *, is_deep: bool) -> list[_Listed]:
         infos = system.get_file_info(FileSelector(path, allow_not_found=True, recursive=is_deep))
     except (OSError, ValueError, NotImplementedError) as error:
         raise UnreadableError(f"cannot be listed: {_kind(error)}") from None
-    return [_Listed(place.uri + info.path[len(path) :], info.size, info.mtime_ns, info.is_file) for info in infos]
+    root = place.uri.removesuffix("/")
+    return [_Listed(root + info.path[len(path) :], info.size, info.mtime_ns, info.is_file) for info in infos]
 
 
 def _prefix(uri: str) -> Place:
     """Return the place of a prefix, without the slash at its end."""
-    place = Place.of(uri.removesuffix("/"))
+    place = Place.of(uri)
+    place = place._replace(key=place.key.removesuffix("/"))
     if place.key and "" in place.key.split("/"):  # the prefix before it would be listed
         raise UnreadableError("a prefix with nothing between two slashes cannot be asked for: give the one before it")
     return place
@@ -129,12 +147,14 @@ def _prefix(uri: str) -> Place:
 class Object(io.RawIOBase):
     """An object as an unbuffered file: each read is one request."""
 
+    name = ""  # pydicom asks a file for its name
+
     def __init__(self, file: Any) -> None:
         self._file = file
         self._position = 0
         self.size: int = file.size()
         facts = file.metadata()
-        self.version = str(facts.get("ETag") or facts.get("Last-Modified"))
+        self.version = str(facts.get("ETag") or facts.get("etag") or facts.get("Last-Modified"))
 
     def readable(self) -> bool:
         """Tell that it can be read."""
@@ -202,7 +222,7 @@ def open_object(uri: str) -> io.BufferedReader:
 
 def put_object(uri: str, content: bytes) -> None:
     """Make an object, or put another content into it, at once. Raises UnreadableError."""
-    system, path = _at(Place.of(uri))
+    system, path = _writable(uri)
     try:
         with system.open_output_stream(path) as file:
             file.write(content)
@@ -212,7 +232,7 @@ def put_object(uri: str, content: bytes) -> None:
 
 def delete_object(uri: str) -> None:
     """Remove an object, if there is one. Raises UnreadableError."""
-    system, path = _at(Place.of(uri))
+    system, path = _writable(uri)
     try:
         system.delete_file(path)
     except FileNotFoundError:
@@ -230,6 +250,13 @@ def delta_options(uri: str) -> dict[str, str]:
     options = {"aws_endpoint": endpoint, "aws_region": address.get("region", "")}
     options["aws_allow_http"] = str(endpoint.startswith("http://")).lower()
     return {name: value for name, value in options.items() if value}
+
+
+def _writable(uri: str) -> tuple[Any, str]:
+    place = Place.of(uri)
+    if place.scheme in _OF_HADOOP:
+        raise UnreadableError(f"cannot be written: {place.scheme}:// is for inputs only")
+    return _at(place)
 
 
 class _Clients:
@@ -251,7 +278,7 @@ def _at(place: Place) -> tuple[Any, str]:
         except (OSError, ValueError, NotImplementedError) as error:
             raise UnreadableError(f"cannot be reached: {_kind(error)}") from None
     system, root = _Clients.by_store[store]
-    return system, f"{root}/{place.key}" if place.key else root or "/"
+    return system, f"{root}/{place.key}" if place.key else root
 
 
 def _client(scheme: str, store: str) -> tuple[Any, str]:
@@ -263,7 +290,13 @@ def _client(scheme: str, store: str) -> tuple[Any, str]:
         seconds = {"connect_timeout": _CONNECT_SECONDS, "request_timeout": _REQUEST_SECONDS}
         return fs.S3FileSystem(**_address(store), **seconds, retry_strategy=retries, allow_delayed_open=True), store
     if scheme == "gs":
-        return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_REQUEST_SECONDS)), store
+        is_emulator = (
+            "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ
+        )  # a variable of Google's, and no credentials there
+        limit = timedelta(seconds=_REQUEST_SECONDS)
+        return fs.GcsFileSystem(anonymous=is_emulator, retry_time_limit=limit), store
+    if scheme in _OF_HADOOP:
+        return hadoop.FileSystem(scheme, store), ""
     system, root = fs.FileSystem.from_uri(f"{scheme}://{store}/")
     return system, root.rstrip("/")
 
@@ -299,5 +332,7 @@ def _kind(error: Exception) -> str:
     """Return what went wrong in a word or two; the rest of such a message holds keys, and may hold more."""
     if isinstance(error, PermissionError):
         return "access denied"
+    if isinstance(error, hadoop.HadoopError):
+        return str(error)
     named = re.search(r"AWS Error ([A-Z_]+|\[code \d+\])", str(error))
     return named[1].replace("_", " ").lower() if named else type(error).__name__

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pyarrow as pa
 import pytest
-from builders import make_pixels, make_png
+from builders import make_dicom, make_pixels, make_png
 from hypothesis import given
 from hypothesis import strategies as st
 from store import BUCKET, OTHER_BUCKET, answer, error, outcome, serving
@@ -17,8 +17,9 @@ from store import BUCKET, OTHER_BUCKET, answer, error, outcome, serving
 from medspark import containers, remote
 from medspark.containers import read_source
 from medspark.errors import ConfigError
-from medspark.files import Directory, is_inside, read_bytes, show_path, subdirectories, walk
+from medspark.files import Directory, is_inside, open_file, read_bytes, show_path, subdirectories, walk
 from medspark.readers import read_image
+from medspark.readers.headers import header
 from medspark.remote import Object, Place, is_remote
 from medspark.spark.guard import end_idle
 
@@ -150,6 +151,20 @@ def test_an_image_has_the_pixels_that_its_file_has(reached, tmp_path):
         assert np.array_equal(frame.pixels, expected.pixels)
 
 
+def _header(shown):
+    with open_file(shown) as file:
+        return header(file)
+
+
+def test_the_header_of_an_object_with_many_frames_says_what_that_of_its_file_says(reached, tmp_path):
+    content = make_dicom(np.stack([make_pixels(seed=seed, dtype=np.uint16) // 64 for seed in range(3)]))
+    (tmp_path / "x.dcm").write_bytes(content)
+    reached.put({"x.dcm": content}, OTHER_BUCKET)
+    facts = answer(_header, f"{SCRATCH}/x.dcm")
+    assert facts["n_frames"] == 3
+    assert facts == _header(str(tmp_path / "x.dcm"))
+
+
 def test_a_whole_object_costs_two_requests(reached):
     reached.put({"large": bytes(3 << 20)}, OTHER_BUCKET)
     before = len(reached.requests())
@@ -263,6 +278,7 @@ def test_a_child_of_a_process_that_used_a_store_is_refused_and_does_not_crash():
     [
         "s3://AKIA:hunter2@bucket/key", "s3://AKIA:hun/ter2@bucket/key", "s3://hunter2@bucket", "s3://",
         "s3:///hunter2", "gs://user:hunter2@bucket", "abfs://user:hunter2@account/x", "hdfs://user:hunter2@host:8020/",
+        "viewfs://user:hunter2@table/x", "abfs:///hunter2",
         "s3a://bucket?secret_key=hunter2",
     ],
 )  # fmt: skip

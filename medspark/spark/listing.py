@@ -36,6 +36,7 @@ from medspark.spark.tables import IMAGES, LISTING, arrow
 
 _IDS = ("patient_id", "study_uid", "series_uid", "sop_instance_uid", "frame_of_reference_uid")
 _BATCH = 10_000
+_FEW = 1000  # files that the driver lists sooner than a task begins
 _A_WEEK = 7 * 24 * 3600.0
 
 
@@ -46,11 +47,12 @@ def list_files(spark: SparkSession, inputs: tuple[str, ...]) -> DataFrame:
     ConfigError for one that is not there; a part of an object store that cannot be listed later on fails the job.
     """
     directories, files = _expand(inputs)
+    few = _few(directories)
+    listed = spark.createDataFrame(pa.Table.from_batches(_listed([*files, *(few or ())]), arrow(LISTING)))
+    if few is not None:
+        return listed
     n_tasks = 4 * spark.sparkContext.defaultParallelism
     trees = _spread(directories, wanted=n_tasks)
-    listed = spark.createDataFrame(pa.Table.from_batches(_listed(files), arrow(LISTING)))
-    if not trees:
-        return listed
 
     def walked(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         # Each task lists whole subtrees, so that nothing but directories is ever held by the driver.
@@ -146,8 +148,8 @@ def _told(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: no such object, and as a prefix it holds none") from None
     except UnreadableError as error:
         raise ConfigError(
-            f"{what}: {error}. Look at the name, the network, AWS_ENDPOINT_URL, AWS_REGION and the credentials"
-            " (docs/storage.md)"
+            f"{what}: {error}. Look at the name, the network, AWS_ENDPOINT_URL, AWS_REGION or HADOOP_CONF_DIR,"
+            " and the credentials (docs/storage.md)"
         ) from None
 
 
@@ -156,6 +158,15 @@ def _fixed_part(pattern: bytes) -> bytes:
     parts = pattern.split(b"/")
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     return b"/".join(parts[:first]) or b"/"
+
+
+def _few(directories: list[Directory]) -> list[tuple[Entry, bytes]] | None:
+    """Return what is in the directories, or None if that is for the executors: it is much, or in an object store."""
+    if any(remote.is_remote(os.fsdecode(directory.path)) for directory in directories):
+        return None
+    entries = ((entry, directory.root) for directory in directories for entry in walk(directory, is_deep=True))
+    found = list(itertools.islice(entries, _FEW + 1))
+    return found if len(found) <= _FEW else None
 
 
 def _spread(directories: list[Directory], *, wanted: int) -> list[tuple[Directory, bool]]:
