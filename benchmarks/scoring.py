@@ -30,7 +30,7 @@ from pyspark.sql import DataFrame, SparkSession
 from medspark import bundle
 from medspark.java import ensure_java
 from medspark.models.forest import Forest, forest
-from medspark.spark.score import score, score_files
+from medspark.spark.scoring import score, score_files
 
 NAMES = [f"feature_{number:02}" for number in range(60)]
 FRAME = ["path", "frame", "content_sha256"]

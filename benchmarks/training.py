@@ -25,7 +25,7 @@ from medspark import Recipe, bundle
 from medspark.models.forest import forest
 from medspark.phantom import write_png_set
 from medspark.spark.extract import extract_features
-from medspark.spark.score import score_images
+from medspark.spark.scoring import score_images
 from medspark.spark.session import session
 from medspark.spark.train import train_forest
 

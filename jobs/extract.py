@@ -26,7 +26,6 @@ _MADE = ("features", "quarantine")
 def run(spark: SparkSession, config: Config) -> int:
     """Write the features and quarantine of every image that is new or changed under this recipe."""
     recipe = config.recipe_object
-    _ = recipe.feature_names  # rehearsal: a recipe that does not run stops here
     if config.input:
         index.require_places(config)
     warehouse = Warehouse.at(config.warehouse)
@@ -44,7 +43,8 @@ def run(spark: SparkSession, config: Config) -> int:
         versions = {name: warehouse.version(name) for name in ("images", *_MADE)}
         planned = _planned(spark, warehouse, config, _images(spark, warehouse))
         warehouse.keep_recipe(recipe.recipe_id, recipe.to_dict())
-        planned, _ = tables.staged(planned, warehouse, "_plan", this.run_id)
+        if _has_results(warehouse):  # the plan is as of now, whatever this run adds to them
+            planned, _ = tables.staged(planned, warehouse, "_plan", this.run_id)
         todo, tally = plan.only_todo(planned), Tally.of(spark)
         n_todo = todo.count()
         with progress("extract", tally, n_todo, run_id=this.run_id):
@@ -83,7 +83,13 @@ def _planned(spark: SparkSession, warehouse: Warehouse, config: Config, images: 
     measured = tables.read_features(spark, warehouse, recipe)
     failed = tables.only_recipe(tables.read(spark, warehouse, "quarantine", tables.QUARANTINE), recipe)
     known = plan.with_known(images, measured, failed)
-    return plan.with_plan(plan.with_hashes(known, config.limits), decoders=decoders(), retry=config.run.retry)
+    if _has_results(warehouse):
+        known = plan.with_hashes(known, config.limits)
+    return plan.with_plan(known, decoders=decoders(), retry=config.run.retry)
+
+
+def _has_results(warehouse: Warehouse) -> bool:
+    return any(map(warehouse.files, _MADE))
 
 
 def _measured(
@@ -103,9 +109,14 @@ def _measured(
     return fates(spark, parts)
 
 
+def rehearse(config: Config) -> None:
+    """Raise ConfigError for a recipe that does not run, before there is a session."""
+    _ = config.recipe_object.feature_names
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job from its command line and return its exit code."""
-    return launch("extract", __doc__ or "", run, argv)
+    return launch("extract", __doc__ or "", run, argv, check=rehearse)
 
 
 if __name__ == "__main__":

@@ -59,9 +59,11 @@ def run(spark: SparkSession, config: Config) -> int:
         if versions["images"] >= 0:
             gone = vanished(before, images, roots(config.input))
             images, parts = tables.staged(gone, warehouse, "images", f"{this.run_id}/gone", before=parts)
-        counts = count_listing(images, before)
-        series = series_table(images, tables.read(spark, warehouse, "series", tables.SERIES))
-        judged = tables.stage(series, warehouse, "series", this.run_id)
+        counts, n_of_series = count_listing(images, before)
+        judged = []
+        if n_of_series:
+            series = series_table(images, tables.read(spark, warehouse, "series", tables.SERIES))
+            judged = tables.stage(series, warehouse, "series", this.run_id)
         made = {"images": (tables.IMAGES, parts), "series": (tables.SERIES, judged)}
         changes = [
             Change(name, tables.arrow(schema), "all", versions[name], parts) for name, (schema, parts) in made.items()

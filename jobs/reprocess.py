@@ -45,7 +45,7 @@ def run(spark: SparkSession, config: Config) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job from its command line and return its exit code."""
-    return launch("reprocess", __doc__ or "", run, argv)
+    return launch("reprocess", __doc__ or "", run, argv, check=extract.rehearse)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from medspark.spark import tables
 from medspark.spark.drift import drifts
 from medspark.spark.launch import DONE, launch
 from medspark.spark.runs import Counts, Run
-from medspark.spark.score import outdated, score, score_files, unscored
+from medspark.spark.scoring import outdated, score, score_files, unscored
 from medspark.warehouse import Change, Warehouse
 
 

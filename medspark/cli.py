@@ -16,7 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in JOBS:
-        # A job's own imports are heavy: only the one that runs is loaded.
+        from medspark.spark.session import begin
+
+        if not {"-h", "--help"}.intersection(arguments):
+            begin(arguments[0])  # while what the job imports is read, a second each
         job = importlib.import_module(f"medspark.jobs.{arguments[0]}")
         return int(job.main(arguments[1:]))
     if arguments and arguments[0] == "export":

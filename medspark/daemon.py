@@ -9,12 +9,10 @@ import gc
 import importlib
 import os
 import socket
-import sys
-from pathlib import Path
 
-# pip's pyspark puts zips of itself before itself on the path, and Python compiles what is in a zip at each start.
-_installed = [Path(entry, "pyspark", "python", "lib") for entry in sys.path]
-sys.path[:] = [entry for entry in sys.path if Path(entry).parent not in _installed]
+from medspark.unzipped import leave_out_zips
+
+leave_out_zips()
 
 from pyspark import daemon  # noqa: E402
 
@@ -33,7 +31,7 @@ def preload() -> None:
     """Import once what every worker needs: each would spend a second of its own on it."""
     # A thread does not survive a fork, and OpenBLAS starts some as it is imported; Spark uses the cores by itself.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    importlib.import_module("medspark.spark")
+    importlib.import_module("medspark.spark.scoring")
     gc.freeze()  # pyspark collects garbage after each task: to look at all that was imported takes 60 ms
 
 

@@ -11,10 +11,12 @@ ROOT = Path(__file__).parents[1]
 
 # A module imports from layers above its own line, and within its own package.
 LAYERS = (
-    ("errors", "compiled"),
-    ("log", "remote"),
+    ("errors", "compiled", "unzipped"),
+    ("log", "java"),
+    ("hadoop",),
+    ("remote",),
     ("storage",),
-    ("frame", "files", "java"),
+    ("frame", "files"),
     ("ops", "containers"),
     (
         "readers",
@@ -36,7 +38,7 @@ LAYERS = (
     ("spark", "daemon"),
     ("jobs",),
     ("ship",),
-    ("classes", "demo", "doctor", "submit"),
+    ("classes", "demo", "doctor", "driver", "submit"),
     ("cli",),
 )
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}

@@ -19,7 +19,9 @@ from medspark.errors import ConfigError
 from medspark.submit import CHECKOUT, SETTINGS, complete, properties
 
 OWN_PYTHON = ["--conf", f"spark.pyspark.python={sys.executable}"]
+EARLY = str(Path(sys.executable).with_name("medspark-driver"))
 LOCAL = [*OWN_PYTHON, "--properties-file", str(SETTINGS / "local.conf")]
+LOCAL_JOB = [*OWN_PYTHON, "--conf", f"spark.pyspark.driver.python={EARLY}", *LOCAL[2:]]
 INDEX = str(CHECKOUT / "jobs" / "index.py")
 DRIVER = f"spark.pyspark.driver.python={sys.executable}"
 THEIRS = ["--conf", "spark.pyspark.python=/opt/python"]
@@ -61,7 +63,7 @@ def given(command):
 
 
 def test_a_job_of_the_checkout_is_found_from_any_directory():
-    assert complete(["jobs/index.py", "--input", "a b"]) == [*LOCAL, INDEX, "--input", "a b"]
+    assert complete(["jobs/index.py", "--input", "a b"]) == [*LOCAL_JOB, INDEX, "--input", "a b"]
 
 
 def test_a_job_of_the_callers_directory_comes_first(elsewhere):
@@ -85,13 +87,13 @@ def test_a_job_on_another_file_system_is_left_to_spark():
     ],
 )
 def test_a_local_master_gets_the_local_settings_before_the_users(options):
-    assert complete([*options, "jobs/index.py", "--master", "x"]) == [*LOCAL, *options, INDEX, "--master", "x"]
+    assert complete([*options, "jobs/index.py", "--master", "x"]) == [*LOCAL_JOB, *options, INDEX, "--master", "x"]
 
 
 def test_the_variable_master_counts_when_no_option_names_one(monkeypatch, master):
     monkeypatch.setenv("MASTER", master)
     assert given(complete([*THEIRS, "jobs/index.py"])).keys() > properties(SETTINGS / "standalone.conf").keys()
-    assert complete(["--master", "local", "jobs/index.py"]) == [*LOCAL, "--master", "local", INDEX]
+    assert complete(["--master", "local", "jobs/index.py"]) == [*LOCAL_JOB, "--master", "local", INDEX]
 
 
 def test_a_client_of_spark_connect_gets_the_users_options_alone():
@@ -104,13 +106,16 @@ def test_a_line_of_the_users_file_wins_over_ours_and_the_others_of_ours_stay(els
     assert command[-3:] == ["--properties-file", "mine.conf", INDEX]
     ours = properties(SETTINGS / "local.conf")
     theirs = {"spark.driver.memory": "9g", "spark.mine": "a=b c", "spark.other": "d"}
-    assert given(command) == ours | theirs | {"spark.pyspark.python": sys.executable}
+    pythons = {"spark.pyspark.python": sys.executable, "spark.pyspark.driver.python": EARLY}
+    assert given(command) == ours | theirs | pythons
     assert "spark.driver.memory" not in given(command[:-3])
 
 
-def test_a_python_that_the_user_names_in_a_file_is_the_workers(elsewhere):
+def test_a_python_that_the_user_names_in_a_file_is_the_workers_and_the_drivers(elsewhere):
     (elsewhere / "mine.conf").write_text("spark.pyspark.python /opt/python")
-    assert given(complete(["--properties-file", "mine.conf", "jobs/index.py"]))["spark.pyspark.python"] == "/opt/python"
+    said = given(complete(["--properties-file", "mine.conf", "jobs/index.py"]))
+    assert said["spark.pyspark.python"] == "/opt/python"
+    assert "spark.pyspark.driver.python" not in said
 
 
 def test_of_several_files_a_later_one_wins_and_only_the_last_goes_to_spark_as_a_file(elsewhere):
@@ -174,7 +179,7 @@ def test_the_defaults_of_an_administrator_win_on_a_cluster_and_are_not_read_in_l
     ours = properties(SETTINGS / "standalone.conf")
     assert given(command).keys() >= ours.keys() - {"spark.executor.memory"}
     assert "spark.executor.memory" not in given(command)
-    assert complete(["jobs/index.py"]) == [*LOCAL, INDEX]
+    assert complete(["jobs/index.py"]) == [*LOCAL_JOB, INDEX]
 
 
 def test_the_driver_answers_at_the_address_that_the_master_is_reached_from(monkeypatch):
@@ -287,7 +292,7 @@ def test_a_master_that_spark_does_not_have_is_named(master):
         with pytest.raises(ConfigError, match=f"no master '{master}': it is local"):
             complete(["--master", master, "jobs/index.py"])
     else:
-        assert complete([f"--master={master}", "jobs/index.py"]) == [*LOCAL, "--master=", INDEX]
+        assert complete([f"--master={master}", "jobs/index.py"]) == [*LOCAL_JOB, "--master=", INDEX]
 
 
 def known_settings():
@@ -337,6 +342,23 @@ def test_a_checkout_without_an_environment_says_what_to_run(tmp_path):
     ended = subprocess.run([script, "jobs/index.py"], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr == f"spark-submit.sh: there is no {tmp_path}/.venv: run `make setup` first\n"
+
+
+@pytest.mark.spark
+def test_the_python_of_a_local_job_starts_the_session_before_the_job_asks_for_it(tmp_path):
+    job = tmp_path / "early.py"
+    job.write_text("""\
+import sys
+from medspark.spark import session
+assert session._beginning
+spark = session.session("late")
+print(__name__, *sys.argv[1:], spark.sparkContext.appName, *(path for path in sys.path if "pyspark.zip" in path))
+session.stop(spark)
+sys.exit(3)
+""")
+    ended = subprocess.run([EARLY, job, "a", "--b=c"], capture_output=True, text=True, check=False)
+    assert ended.stdout == "__main__ a --b=c medspark-early\n"
+    assert ended.returncode == 3
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 from pyspark.sql import SparkSession
@@ -35,9 +36,10 @@ RECIPE = Recipe.from_toml("default")
 
 def measure(spark: SparkSession, paths: Sequence[str], out: str) -> None:
     """Write the outcomes of the paths, as the job does with what its plan says."""
-    facts = [os.stat(path) for path in paths]  # noqa: PTH116 - as a listing does
-    times = pa.array([fact.st_mtime_ns // 1000 for fact in facts], pa.timestamp("us", "UTC"))
-    files = pa.table({"path": paths, "size_bytes": [fact.st_size for fact in facts], "modified_at": times})
+    # As a listing does, and no more in memory than it has.
+    facts = np.fromiter(((fact.st_size, fact.st_mtime_ns // 1000) for fact in map(os.stat, paths)), (np.int64, 2))
+    times = pa.array(facts[:, 1]).cast(pa.timestamp("us", "UTC"))
+    files = pa.table({"path": paths, "size_bytes": facts[:, 0], "modified_at": times})
     directories = {"features": out, "quarantine": f"{out}-quarantine"}
     write_features(spark, files, RECIPE, directories, tally=Tally.of(spark))
 

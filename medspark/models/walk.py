@@ -11,7 +11,7 @@ from medspark.compiled import compiled
 Array = npt.NDArray[Any]
 
 LEAF = -1  # children of a leaf, as in scikit-learn
-LANES = 8  # rows that go down a tree side by side: while one waits for memory the others move
+LANES = 12  # rows that go down a tree side by side: while one waits for memory the others move
 FEW = 1024  # rows that stay in the second-level cache while one small tree after the other passes
 MANY = 16384  # rows that share the cost of bringing a big tree into the cache
 MAPPED = 2**28  # bytes of leaves that are read where they lie: all processes of a machine share a file that is mapped

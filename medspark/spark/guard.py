@@ -66,7 +66,7 @@ def guarded(
     try:
         while n_done < len(items):
             child = child or _Child(work, items[n_done:], memory_mb)
-            result, death = child.receive(seconds, is_last=n_done == len(items) - 1)
+            result, death = child.receive(seconds, n_left=len(items) - n_done)
             if death is not None:
                 is_to_blame = child.n_done == 0 or death.reason == "timeout"
                 child = None
@@ -109,9 +109,9 @@ class _Child:
         self.ended.register(self.pipe, 0)
         self.ready.register(self.pipe, select.POLLIN)
 
-    def receive(self, seconds: float, *, is_last: bool) -> tuple[Any, Death | None]:
+    def receive(self, seconds: float, *, n_left: int) -> tuple[Any, Death | None]:
         """Return the next result, or how the process died before it."""
-        if not self.messages and not is_last and not self.ready.poll(0):
+        if not self.messages and n_left > _A_HANDFUL and not self.ready.poll(0):
             self.ended.poll(self.nap_ms)
             if self.ready.poll(0):
                 self._read()

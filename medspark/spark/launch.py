@@ -22,9 +22,17 @@ DONE, NOT_ACCEPTABLE, NOTHING_DONE, ENGINE_FAILED = 0, 1, 2, 3
 
 
 def launch(
-    job: str, description: str, run: Callable[[SparkSession, Config], int], argv: Sequence[str] | None = None
+    job: str,
+    description: str,
+    run: Callable[[SparkSession, Config], int],
+    argv: Sequence[str] | None = None,
+    *,
+    check: Callable[[Config], None] | None = None,
 ) -> int:
-    """Run a job and return its exit code: 0 done, 1 done but not acceptable, 2 nothing done, 3 the engine failed."""
+    """Run a job and return its exit code: 0 done, 1 done but not acceptable, 2 nothing done, 3 the engine failed.
+
+    ``check`` raises what is wrong with the configuration beforehand, while the session starts.
+    """
     from py4j.protocol import Py4JError
 
     from medspark.spark.session import session, stop
@@ -34,6 +42,8 @@ def launch(
         config = load(parser(job, description).parse_args(argv))
         log.use(config.run.log, job)
         config.require("warehouse")
+        if check is not None:
+            check(config)
         spark = session(job)
         try:
             return run(spark, config)

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 _TASK_BYTES = 256 << 20  # some seconds of work: to begin a task and to end it takes 20 ms
 _FILE_BYTES = 64 << 10  # what opening a file costs, in bytes read
+_COMPRESSED = r"(\.t?gz)!/"  # between a compressed tar and its member
 
 
 def packed(files: pa.Table, n_cores: int) -> list[pa.Table]:
@@ -19,8 +20,7 @@ def packed(files: pa.Table, n_cores: int) -> list[pa.Table]:
     ``size_bytes`` and maybe ``decoded_bytes``, which counts if it is larger; there are fewer shares than files.
     """
     files = files.sort_by("path")
-    archives = pc.replace_substring_regex(files["path"], r"(?i)(\.t?gz)!/.*", r"\1").combine_chunks()
-    of_file = archives.dictionary_encode().indices.to_numpy()
+    of_file = _together(files["path"])
     sizes = [files[name] for name in ("size_bytes", "decoded_bytes") if name in files.column_names]
     n_bytes = pc.fill_null(pc.max_element_wise(*sizes), 0).to_numpy()
     costs = np.bincount(of_file, n_bytes + _FILE_BYTES).astype(np.float64)
@@ -28,6 +28,18 @@ def packed(files: pa.Table, n_cores: int) -> list[pa.Table]:
     weights = np.repeat((4, 2, 1), (n_large, n_cores, 2 * n_cores))[: max(1, len(files))]
     share_of = _lpt(costs, weights)[of_file]
     return [files.take(np.flatnonzero(share_of == share)) for share in range(len(weights))]
+
+
+def _together(paths: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Return a number for each path, equal for the members of the same compressed tar."""
+    numbers = np.arange(len(paths))
+    is_member = pc.match_substring_regex(paths, _COMPRESSED, ignore_case=True).to_numpy()
+    if is_member.any():
+        members = paths.filter(pa.array(is_member))
+        tars = pc.replace_substring_regex(members, f"(?i){_COMPRESSED}.*", r"\1").combine_chunks().dictionary_encode()
+        first = np.unique(tars.indices, return_index=True)[1]
+        numbers[is_member] = numbers[is_member][first][tars.indices]
+    return numbers
 
 
 def _lpt(costs: npt.NDArray[np.float64], weights: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

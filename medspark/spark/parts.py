@@ -29,7 +29,7 @@ from medspark.warehouse import Part, rows_of
 
 Make = Callable[[Iterable[pa.RecordBatch]], Iterator[tuple[str, pa.RecordBatch]]]
 
-_GROUP_BYTES = 64 << 20  # of rows that wait to be written together
+_GROUP_BYTES = 8 << 20  # of rows that wait to be written together: some thousand with a hundred features
 _STORE_SECONDS = 600.0  # for an object to be fetched or stored
 _FOUND = pa.schema([("target", pa.string()), ("path", pa.string()), ("n_rows", pa.int64()), ("n_bytes", pa.int64())])
 

@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -176,15 +176,13 @@ def with_flags(images: DataFrame) -> DataFrame:
 
 def count(images: DataFrame) -> Counts:
     """Return the files by status, without those that are gone; raises if a file has none of the four."""
-    by_status = {
-        row["status"]: row["count"] for row in images.where("gone_at is null").groupBy("status").count().collect()
-    }
-    named = {f"n_{name}": by_status.get(name, 0) for name in ("processed", "unchanged", "skipped", "quarantined")}
-    return Counts(n_listed=sum(by_status.values()), **named)
+    return _counts(
+        {row["status"]: row["count"] for row in images.where("gone_at is null").groupBy("status").count().collect()}
+    )
 
 
-def count_listing(images: DataFrame, before: DataFrame) -> Counts:
-    """Return the files of a new listing: unchanged means listed before with the same size and time."""
+def count_listing(images: DataFrame, before: DataFrame) -> tuple[Counts, int]:
+    """Return the files of a listing, unchanged where size and time are as before, and how many have a series."""
     seen = before.where("gone_at is null").select(*_SAME).withColumn("_seen", F.lit(True))
     seen = seen.withColumnsRenamed({name: f"_{name}" for name in _SAME})
     # two unknown sizes or times, as of a link to nowhere, are the same
@@ -192,7 +190,14 @@ def count_listing(images: DataFrame, before: DataFrame) -> Counts:
     status = (
         F.when(F.col("status") != "listed", F.col("status")).when(F.col("_seen"), "unchanged").otherwise("processed")
     )
-    return count(images.join(seen, is_seen, "left").withColumn("status", status))
+    listed = images.where("gone_at is null").join(seen, is_seen, "left").groupBy(status.alias("status"))
+    found = listed.agg(F.count("*").alias("n"), F.count("series_uid").alias("n_of_series")).collect()
+    return _counts({row["status"]: row["n"] for row in found}), sum(row["n_of_series"] for row in found)
+
+
+def _counts(by_status: Mapping[str, int]) -> Counts:
+    named = {f"n_{name}": by_status.get(name, 0) for name in ("processed", "unchanged", "skipped", "quarantined")}
+    return Counts(n_listed=sum(by_status.values()), **named)
 
 
 def reasons(images: DataFrame) -> list[tuple[str, int]]:

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from medspark.jobs import extract, index, report, score, train
+from medspark.errors import ConfigError
+from medspark.jobs import extract, index, report, reprocess, score, train
 from medspark.spark.launch import launch
 
 JOBS = {"index": index, "extract": extract, "train": train, "score": score, "report": report}
@@ -272,3 +273,21 @@ def test_an_unknown_option_is_told_with_those_there_are(capsys):
         launch("test", "", nothing, ["--wharehouse", "w"])
     assert exit_.value.code == 2
     assert "unrecognized arguments: --wharehouse" in capsys.readouterr().err
+
+
+def test_what_a_job_checks_beforehand_is_told_before_a_session_is_started(capsys, monkeypatch):
+    monkeypatch.setattr("medspark.spark.session.session", None)  # whoever calls it fails otherwise
+    assert launch("test", "", nothing, ["--warehouse", "w"], check=refuse) == 2
+    assert capsys.readouterr().err == "medspark test: w: not this one\n"
+
+
+def refuse(config):
+    raise ConfigError(f"{config.warehouse}: not this one")
+
+
+def test_a_recipe_that_does_not_run_ends_extract_and_reprocess_before_there_is_a_session(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("medspark.spark.session.session", None)
+    for job in (extract, reprocess):
+        options = ["--input", str(tmp_path), "--warehouse", "w", "--set", 'features=[{use="lbp", P=-1}]']
+        assert job.main(options) == 2
+        assert "lbp" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medspark.errors import ConfigError
 from medspark.files import show_path
 from medspark.jobs import extract, index
+from medspark.spark import listing
 from medspark.spark.listing import list_files
 
 # Names that break Spark's own file listing, percent-decoding, globs, shells or the habit that names are text.
@@ -85,6 +86,19 @@ def warehouse(spark, archive, tmp_path_factory):
 def test_every_file_is_listed_once_and_links_that_loop_lead_nowhere(archive, warehouse):
     expected = sorted(shown(archive, name) for name in [*HOSTILE, *HIDDEN, *OTHER])
     assert [row["path"] for row in rows(warehouse, "images")] == expected
+
+
+def test_the_executors_list_what_the_driver_lists_where_it_is_little(spark, archive, monkeypatch):
+    few = list_files(spark, (str(archive),))
+    monkeypatch.setattr(listing, "_FEW", 34)
+    many = list_files(spark, (str(archive),))
+    assert sorted(many.collect()) == sorted(few.collect())
+    assert (many.count(), is_python(many), is_python(few)) == (35, True, False)
+
+
+def is_python(table):
+    """Tell whether Python workers make the rows."""
+    return "MapInArrow" in table._jdf.queryExecution().toString()
 
 
 def test_every_hostile_name_is_measured_as_the_file_it_is(archive, warehouse):

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyspark.sql import functions as F
 
 from medspark.frame import Limits
 from medspark.spark import plan, tables
@@ -221,10 +222,11 @@ def test_a_file_that_was_lost_on_the_way_stops_the_run(spark, planned):
         plan.count(settled(spark, planned, OUTCOMES[2:]))
 
 
-def test_a_listing_counts_what_was_listed_before_as_unchanged(spark, images):
+def test_a_listing_counts_what_was_listed_before_as_unchanged_and_what_has_a_series(spark, images):
     seen = [("done", 10, NOW, None), ("new", 10, BEFORE, None), ("nowhere", None, None, None), ("half", 10, NOW, NOW)]
     before = spark.createDataFrame(seen, "path string, size_bytes long, modified_at timestamp, gone_at timestamp")
-    assert plan.count_listing(images, before) == Counts(11, n_processed=8, n_unchanged=2, n_skipped=1)
+    images = images.withColumn("series_uid", F.when(F.col("path").isin("done", "new"), "1.2"))
+    assert plan.count_listing(images, before) == (Counts(11, n_processed=8, n_unchanged=2, n_skipped=1), 2)
 
 
 @given(st.lists(st.integers(0, 10**12), min_size=4, max_size=4), st.integers(-3, 3))

@@ -17,7 +17,7 @@ from medspark.errors import ContractError
 from medspark.jobs import score as job
 from medspark.recipe import Recipe
 from medspark.spark import extract_features, score, score_images, split_quarantine, tables
-from medspark.spark.score import score_files
+from medspark.spark.scoring import score_files
 from medspark.warehouse import Warehouse
 
 
@@ -98,7 +98,7 @@ def test_whole_files_give_what_rows_by_way_of_spark_give(spark, hospital, model,
 
 def test_a_model_of_many_bytes_is_mapped_by_each_worker_and_scores_the_same(spark, hospital, model, monkeypatch):
     # Not a matter of size for this test: the limit is what decides.
-    monkeypatch.setattr(import_module("medspark.spark.score"), "_LARGE", 0)
+    monkeypatch.setattr(import_module("medspark.spark.scoring"), "_LARGE", 0)
     features = tables.read(spark, Warehouse(str(hospital.warehouse)), "features", tables.features(model.feature_names))
     found = {(row["path"], row["frame"]): row["probability"] for row in score(features, model).collect()}
     assert found == {(row["path"], row["frame"]): row["probability"] for row in rows(hospital.warehouse, "predictions")}

@@ -10,6 +10,7 @@ from line import rows, run
 from medspark.jobs import index
 from medspark.privacy.pseudonym import pseudonym
 from medspark.series import group
+from medspark.warehouse import Warehouse
 
 KEY = b"a key for tests, not for patients"
 AXIAL = [1, 0, 0, 0, 1, 0]
@@ -79,6 +80,15 @@ def test_a_series_is_judged_again_when_a_file_of_it_changes_and_only_then(archiv
     for number in range(4):
         (archive / f"other-{number}.dcm").unlink()
     assert set(indexed()) == {one}
+
+
+def test_an_archive_without_series_has_an_empty_table_before_and_after_there_was_one(archive, indexed, tmp_path):
+    assert indexed() == {}
+    (archive / "slice").write_bytes(a_slice(0))
+    assert len(indexed()) == 1
+    (archive / "slice").unlink()
+    assert indexed() == {}
+    assert Warehouse.at(str(tmp_path / "warehouse")).version("series") == 2
 
 
 def test_a_multi_frame_object_is_a_stack_by_its_groups(archive, indexed):
