@@ -290,9 +290,7 @@ def _client(scheme: str, store: str) -> tuple[Any, str]:
         seconds = {"connect_timeout": _CONNECT_SECONDS, "request_timeout": _REQUEST_SECONDS}
         return fs.S3FileSystem(**_address(store), **seconds, retry_strategy=retries, allow_delayed_open=True), store
     if scheme == "gs":
-        is_emulator = (
-            "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ
-        )  # a variable of Google's, and no credentials there
+        is_emulator = "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ  # Google's variable; it asks for no credentials
         limit = timedelta(seconds=_REQUEST_SECONDS)
         return fs.GcsFileSystem(anonymous=is_emulator, retry_time_limit=limit), store
     if scheme in _OF_HADOOP:
