@@ -1,18 +1,17 @@
 """An archive on a real S3 server: the same rows as from a directory, and nothing lost when objects come and go."""
 
 import hashlib
-import io
 import os
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
+import wards
 from accounting import faults
-from builders import make_dicom, make_pixels, make_png
+from builders import make_pixels, make_png
 from line import RECIPE, config, last_run, rows
 from nights import Nights
 from store import BUCKET, answer, error, serving
+from wards import WARDS, zipped
 
 from medspark.errors import UnreadableError
 from medspark.files import Directory
@@ -24,37 +23,9 @@ from medspark.spark.listing import _listed_apart, is_listed_by, roots
 ROOT = f"s3://{BUCKET}/wards"
 
 
-def zipped(*seeds):
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as bundle:
-        for seed in seeds:
-            bundle.writestr(f"in side/{seed}.png", make_png(make_pixels(seed=seed)))
-    return content.getvalue()
-
-
-FRAMES = np.stack([make_pixels(seed=seed, dtype=np.uint16) // 64 for seed in range(3)])
-BOTH = {
-    "plain.png": make_png(),
-    "with space 100%25.png": make_png(make_pixels(seed=1)),
-    "h#ash?a+b=[x].png": make_png(make_pixels(seed=2)),
-    "röntgen/汉字/frames.dcm": make_dicom(FRAMES),
-    "röntgen/looks\\xe9shown.png": make_png(make_pixels(seed=3)),
-    "dir!/inner.png": make_png(make_pixels(seed=4)),
-    "study.zip": zipped(5, 6),
-    "empty.png": b"",
-    "cut.png": make_png()[:500],
-    "notes.txt": b"no image",
-    ".hidden/x.png": make_png(),
-}
+BOTH = WARDS | {"röntgen/looks\\xe9shown.png": make_png(make_pixels(seed=3))}
 STORE_ONLY = {"gone.png": make_png(), "leaves.png": make_png(), "closed.png": make_png(), "a//b.png": make_png()}
-REASONS = {
-    "empty.png": "empty_file",
-    "cut.png": "truncated",
-    "notes.txt": "not_an_image",
-    "gone.png": "vanished",
-    "closed.png": "unreadable",
-    "a//b.png": "unreadable",
-}
+REASONS = wards.REASONS | {"gone.png": "vanished", "closed.png": "unreadable", "a//b.png": "unreadable"}
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +157,7 @@ def test_a_store_that_cannot_be_asked_stops_the_job_with_the_way_out(tmp_path):
     assert kind == "ConfigError"
     assert message == (
         f"--input {ROOT}/x: cannot be looked at: network connection. Look at the name, the network, AWS_ENDPOINT_URL,"
-        " AWS_REGION and the credentials (docs/storage.md)"
+        " AWS_REGION or HADOOP_CONF_DIR, and the credentials (docs/storage.md)"
     )
 
 
