@@ -23,7 +23,7 @@ SWITCHES = {"--help", "-h", "--load-spark-defaults", "--supervise", "--usage-err
 WITHOUT_JOB = {"--help", "-h", "--kill", "--status", "--usage-error", "--version"}
 CLUSTERS = {"spark://": "standalone", "yarn": "yarn", "k8s://": "kubernetes"}
 SECRET = re.compile(r"(?i)secret|password|token|credential|access.?key|medspark_key")
-DRIVER = str(Path(sys.executable).with_name("medspark-driver"))
+DRIVER = Path(sys.executable).with_name("medspark-driver")  # not there before `make setup`
 SECONDS = 5  # in which a master answers, or is not there
 
 
@@ -51,8 +51,9 @@ def complete(arguments: Sequence[str]) -> list[str]:
         cluster = "local"
         # Workers on this machine run in this environment, whatever PYSPARK_PYTHON the user's shell sets for others.
         added = {"spark.pyspark.python": sys.executable}
-        if Path(job).absolute().parent == CHECKOUT / "jobs" and "spark.pyspark.python" not in said:
-            added["spark.pyspark.driver.python"] = DRIVER
+        is_ours = Path(job).absolute().parent == CHECKOUT / "jobs"
+        if is_ours and DRIVER.exists() and "spark.pyspark.python" not in said:
+            added["spark.pyspark.driver.python"] = str(DRIVER)
     else:
         cluster = _cluster_of(master)
         if not files or "--load-spark-defaults" in names:

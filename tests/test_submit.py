@@ -66,6 +66,11 @@ def test_a_job_of_the_checkout_is_found_from_any_directory():
     assert complete(["jobs/index.py", "--input", "a b"]) == [*LOCAL_JOB, INDEX, "--input", "a b"]
 
 
+def test_an_environment_of_before_there_was_a_driver_of_ours_runs_the_job_as_spark_does(monkeypatch, elsewhere):
+    monkeypatch.setattr("medspark.submit.DRIVER", elsewhere / "medspark-driver")
+    assert complete(["jobs/index.py"]) == [*LOCAL, INDEX]
+
+
 def test_a_job_of_the_callers_directory_comes_first(elsewhere):
     (elsewhere / "jobs").mkdir()
     (elsewhere / "jobs" / "index.py").touch()
