@@ -21,7 +21,6 @@ from medspark import remote
 from medspark.errors import ConfigError
 from medspark.files import Directory, open_file, read_bytes, show_path, subdirectories, walk
 from medspark.readers import read_image
-from medspark.remote import Place
 from medspark.spark.guard import Death, end_idle, guarded
 from medspark.warehouse import Warehouse
 
@@ -297,18 +296,3 @@ def test_nothing_is_written_there():
     with pytest.raises(ConfigError, match="only s3:// can hold a warehouse"):
         Warehouse.at("viewfs:///archive/warehouse")
     assert error(remote.put_object, f"{ROOT}/x", b"x") == ("UnreadableError", "cannot be written: viewfs:// is for inputs only")  # fmt: skip  # noqa: E501
-
-
-@pytest.mark.parametrize(
-    ("uri", "place"),
-    [
-        ("viewfs:///archive/x", ("viewfs", "", "archive/x")),
-        ("viewfs://", ("viewfs", "", "")),
-        ("viewfs://table/x", ("viewfs", "table", "x")),
-        ("ofs://service/volume/bucket/100%25", ("ofs", "service", "volume/bucket/100%25")),
-        ("o3fs://bucket.volume.service/x", ("o3fs", "bucket.volume.service", "x")),
-    ],
-)
-def test_a_place_without_a_host_is_that_of_the_configuration(uri, place):
-    assert Place.of(uri) == place
-    assert Place.of(Place.of(uri).uri) == place

@@ -297,6 +297,11 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(uri):
         ("gs://b/user:password@x", ("gs", "b", "user:password@x")),
         ("abfs://box@account.dfs.core.windows.net/x", ("abfs", "box@account.dfs.core.windows.net", "x")),
         ("hdfs://name:8020/x", ("hdfs", "name:8020", "x")),
+        ("ofs://service/volume/bucket/100%25", ("ofs", "service", "volume/bucket/100%25")),
+        ("o3fs://bucket.volume.service/x", ("o3fs", "bucket.volume.service", "x")),
+        ("viewfs://table/x", ("viewfs", "table", "x")),
+        ("viewfs:///archive/x", ("viewfs", "", "archive/x")),  # without a host: that of the configuration
+        ("viewfs://", ("viewfs", "", "")),
     ],
 )
 def test_a_uri_is_taken_apart_and_nothing_in_it_is_decoded(uri, place):
