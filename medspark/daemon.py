@@ -17,6 +17,8 @@ leave_out_zips()
 from pyspark import daemon  # noqa: E402
 
 _worker = daemon.worker
+# pyspark imports pandas before the first function of a worker that takes Arrow.
+_NEEDED = ("pandas", *(f"medspark.spark.{name}" for name in ("gone", "listing", "scoring", "series")))
 
 
 def worker(sock: socket.socket, authenticated: bool) -> int:  # noqa: FBT001 - as pyspark calls it
@@ -28,10 +30,15 @@ def worker(sock: socket.socket, authenticated: bool) -> int:  # noqa: FBT001 - a
 
 
 def preload() -> None:
-    """Import once what every worker needs: each would spend a second of its own on it."""
+    """Do once what every worker and every child of one would spend a second of its own on."""
     # A thread does not survive a fork, and OpenBLAS starts some as it is imported; Spark uses the cores by itself.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    importlib.import_module("medspark.spark.scoring")
+    for name in _NEEDED:
+        importlib.import_module(name)
+    from medspark.recipe import Recipe
+
+    # The first call of a compiled kernel has numba read the rest of itself and the kernel.
+    Recipe.from_toml("default").warm_up()
     gc.freeze()  # pyspark collects garbage after each task: to look at all that was imported takes 60 ms
 
 

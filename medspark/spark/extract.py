@@ -88,8 +88,8 @@ def write_features(
         numbers = (number for batch in batches for number in batch.column("id").to_pylist())
         for rows in measure(batch for number in numbers for batch in shared()[number].to_batches()):
             is_good = pc.is_null(rows.column("failed_stage"))
-            yield "features", rows.filter(is_good).select(schemas["features"].names)
-            yield "quarantine", rows.filter(pc.invert(is_good)).select(schemas["quarantine"].names)
+            yield "features", rows.select(schemas["features"].names).filter(is_good)
+            yield "quarantine", rows.select(schemas["quarantine"].names).filter(pc.invert(is_good))
 
     targets = {name: Target(directories[name], tables.arrow(schema)) for name, schema in schemas.items()}
     return written(spark.range(0, len(shares), 1, len(shares)), sort, targets)

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 _TASK_BYTES = 256 << 20  # some seconds of work: to begin a task and to end it takes 20 ms
 _FILE_BYTES = 64 << 10  # what opening a file costs, in bytes read
+_BUNDLES = 100  # of files a share: to place each file by itself takes as long as to stat it, and balances no better
 _COMPRESSED = r"(\.t?gz)!/"  # between a compressed tar and its member
 
 
@@ -23,11 +24,14 @@ def packed(files: pa.Table, n_cores: int) -> list[pa.Table]:
     of_file = _together(files["path"])
     sizes = [files[name] for name in ("size_bytes", "decoded_bytes") if name in files.column_names]
     n_bytes = pc.fill_null(pc.max_element_wise(*sizes), 0).to_numpy()
-    costs = np.bincount(of_file, n_bytes + _FILE_BYTES).astype(np.float64)
+    costs = np.bincount(of_file, n_bytes + _FILE_BYTES)
     n_large = max(n_cores, int(costs.sum()) // _TASK_BYTES - n_cores)
     weights = np.repeat((4, 2, 1), (n_large, n_cores, 2 * n_cores))[: max(1, len(files))]
-    share_of = _lpt(costs, weights)[of_file]
-    return [files.take(np.flatnonzero(share_of == share)) for share in range(len(weights))]
+    bundle_of = np.empty(len(costs), np.int64)
+    bundle_of[np.argsort(-costs, kind="stable")] = np.arange(len(costs)) % (_BUNDLES * len(weights))
+    share_of = _lpt(np.bincount(bundle_of, costs).astype(np.float64), weights)[bundle_of][of_file]
+    ends = np.cumsum(np.bincount(share_of, minlength=len(weights)))[:-1]
+    return [files.take(rows) for rows in np.split(np.argsort(share_of, kind="stable"), ends)]
 
 
 def _together(paths: pa.ChunkedArray) -> npt.NDArray[np.int64]:

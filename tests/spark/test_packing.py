@@ -39,6 +39,16 @@ def test_the_last_shares_of_few_files_are_small():
     np.testing.assert_allclose(costs, expected, atol=max(sizes) + 64 * KB)  # no file is cut
 
 
+def test_many_files_are_placed_in_bundles_that_balance_as_well():
+    sizes = np.random.default_rng(7).lognormal(12, 1.5, 40_000).astype(int).tolist()  # 160 kB, and some of 50 MB
+    shares = packed(table(sizes), 2)
+    costs = np.array([sum(share["size_bytes"].to_pylist()) + 64 * KB * len(share) for share in shares])
+    assert sum(map(len, shares)) == 40_000
+    n_large = len(shares) - 6
+    expected = costs.sum() * np.repeat((4, 2, 1), (n_large, 2, 4)) / (4 * n_large + 2 * 2 + 4)
+    np.testing.assert_allclose(costs, expected, rtol=0.01)
+
+
 def test_what_a_file_is_decoded_to_counts_if_it_is_more_and_known():
     decoded = pa.array([None] * 19 + [100 * MB], pa.int64())
     shares = packed(table([MB] * 20, decoded_bytes=decoded), 1)
