@@ -55,7 +55,7 @@ $(TOOLS): docker/requirements-check.txt requirements.lock
 deploy: setup $(TOOLS) ## Check the image, the manifests and the schedules with the tools that run them.
 	$(RUN) -m pytest tests/test_docker.py tests/test_schedule.py
 
-bench: setup ## Race the whole pass against a bare pool and against others; about an hour.
+bench: setup ## Race the whole pass against a bare pool and against others; a good hour.
 	$(RUN) benchmarks/environments.py ray daft dask
 	$(RUN) benchmarks/bench.py --markdown benchmarks/results.md
 

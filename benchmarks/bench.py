@@ -83,6 +83,7 @@ CONTESTANTS = {
     "daft": Contestant("daft_data.py", "daft", "daft", share=1 / 2),
     "dask": Contestant("dask_bag.py", "dask", "dask", share=1 / 2),
     "udfs": Contestant("udfs.py", "pyspark", share=1 / 4),
+    "udfs-skimage": Contestant("udfs.py", "pyspark", arguments=("--scikit-image",), share=1 / 40),
     "joblib": Contestant("joblib_skimage.py", "scikit-image", share=1 / 40),
     "seed": Contestant("seed.py", "scikit-image", share=1 / 40),
 }
@@ -204,7 +205,7 @@ HEADINGS = [
     *("contestant", "files", "wall ms", "CPU ms", "wall x floor", "CPU x floor"),
     *("start s", "start CPU s", "JVM MiB", "others MiB", "numbers"),
 ]
-WIDTHS = [10, 7, 9, 9, 12, 11, 8, 11, 8, 10, 0]
+WIDTHS = [12, 7, 9, 9, 12, 11, 8, 11, 8, 10, 0]
 
 
 def race(workload: str, name: str, paths: Sequence[str], home: Path, *, rounds: int, cores: int) -> Result:

@@ -15,7 +15,7 @@ import turns  # isort: skip
 import argparse
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -32,30 +32,32 @@ from skimage.measure import label, regionprops_table, shannon_entropy
 from skimage.util import img_as_ubyte
 
 Image = np.ndarray[Any, np.dtype[Any]]
+CIRCLES = (8, 1), (16, 2), (24, 3)
 
 
 def measure(path: str) -> list[dict[str, Any]]:
     """Return a row for each frame of a file: its numbers, or what went wrong."""
     try:
-        return [{"path": path, "frame": frame, **features(image)} for frame, image in enumerate(read(path))]
+        with Path(path).open("rb") as file:
+            return [{"path": path, "frame": frame, **features(image)} for frame, image in enumerate(read(file))]
     except Exception as error:  # noqa: BLE001 - a loop over an archive must not end at its first bad file
         return [{"path": path, "error": type(error).__name__}]
 
 
-def read(path: str) -> Iterator[Image]:
+def read(file: BinaryIO) -> Iterator[Image]:
     """Yield the frames of a file as 8-bit grayscale."""
-    with Path(path).open("rb") as file:
-        is_dicom = file.read(132).endswith(b"DICM")
+    is_dicom = file.read(132).endswith(b"DICM")
+    file.seek(0)
     if is_dicom:
-        yield from read_dicom(path)
+        yield from read_dicom(file)
     else:
-        image = imread(path)
+        image = imread(file)
         yield to_8_bit(image if image.ndim == 2 else rgb2gray(image[..., :3]))
 
 
-def read_dicom(path: str) -> Iterator[Image]:
+def read_dicom(file: BinaryIO) -> Iterator[Image]:
     """Yield the frames as the file wants them displayed."""
-    dataset = pydicom.dcmread(path)
+    dataset = pydicom.dcmread(file)
     pixels = dataset.pixel_array
     if dataset.SamplesPerPixel > 1:
         pixels = rgb2gray(pixels)
@@ -79,15 +81,38 @@ def to_8_bit(image: Image) -> Image:
 
 def features(image: Image) -> dict[str, float]:
     """Return the numbers of an image."""
-    image = median(image, np.ones((5, 5)))
-    edges = canny(image, low_threshold=100, high_threshold=200)
-    labels = label(image > threshold_otsu(image), connectivity=2)
-    found = {**statistics(image), "edges_density": edges.mean(), **regions(labels)}
-    for points, radius in ((8, 1), (16, 2), (24, 3)):
-        codes = local_binary_pattern(image, points, radius, method="uniform")
-        shares, _ = np.histogram(codes, bins=np.arange(points + 3))
-        found |= {f"lbp_p{points}_r{radius}_{code:02}": share for code, share in enumerate(shares / codes.size)}
+    image = smooth(image)
+    found = {**statistics(image), **density(edges(image)), **regions(foreground(image))}
+    for points, radius in CIRCLES:
+        found |= patterns(image, points, radius)
     return found
+
+
+def smooth(image: Image) -> Image:
+    """Return the median of 5 x 5 pixels around each."""
+    return median(image, np.ones((5, 5)))
+
+
+def edges(image: Image) -> Image:
+    """Return where an edge is."""
+    return canny(image, low_threshold=100, high_threshold=200)
+
+
+def density(found: Image) -> dict[str, float]:
+    """Return the share of pixels that are on an edge."""
+    return {"edges_density": found.mean()}
+
+
+def foreground(image: Image) -> Image:
+    """Return the number of the region that each pixel is in, 0 for the dark ones."""
+    return label(image > threshold_otsu(image), connectivity=2)
+
+
+def patterns(image: Image, points: int, radius: int) -> dict[str, float]:
+    """Return the shares of the local binary patterns."""
+    codes = local_binary_pattern(image, points, radius, method="uniform")
+    shares, _ = np.histogram(codes, bins=np.arange(points + 3))
+    return {f"lbp_p{points}_r{radius}_{code:02}": share for code, share in enumerate(shares / codes.size)}
 
 
 def statistics(image: Image) -> dict[str, float]:

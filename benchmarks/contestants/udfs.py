@@ -1,8 +1,9 @@
 """Spark as it is commonly written: ``binaryFile``, then a pandas UDF for each step and each feature of the recipe.
 
-    python benchmarks/contestants/udfs.py --cores 2
+    python benchmarks/contestants/udfs.py --cores 2 [--scikit-image]
 
-The kernels are medspark's, so that what differs is how images travel, and the settings are Spark's own. Between two
+The kernels are medspark's, so that what differs is how images travel, or those that most would take, scikit-image's, as
+in joblib_skimage.py. The settings are Spark's own. Between two
 UDFs an image is a struct of its shape and bytes, which costs less than to encode and decode it. The steps are declared
 nondeterministic, since Spark would otherwise do them again for each feature. Of several frames the first is taken; a
 file that cannot be read is a row of nulls.
@@ -16,13 +17,18 @@ import turns  # isort: skip
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from io import BytesIO
+from typing import Any
 
 import cv2
+import joblib_skimage
 import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
+from joblib_skimage import CIRCLES, density, edges, foreground, patterns, read, regions, smooth, statistics
+from pyspark import cloudpickle
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.functions import pandas_udf
@@ -31,12 +37,15 @@ from medspark import Recipe, read_image
 from medspark.features import FEATURES
 from medspark.frame import Frame, Image
 from medspark.java import ensure_java
-from medspark.ops import Op, bind
+from medspark.ops import Bound, Op, bind
 from medspark.steps import STEPS
 
+cloudpickle.register_pickle_by_value(joblib_skimage)  # which lies where no worker looks
 RECIPE = Recipe.from_toml("default")
 IMAGE = "rows int, columns int, dtype string, pixels binary"
 ImageRow = tuple[int, int, str, bytes] | tuple[None, ...]
+Numbers = dict[str, float]
+SAMPLE = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)  # its numbers say how all are called
 NO_IMAGE: ImageRow = (None,) * 4
 SETTINGS = {
     "spark.driver.memory": "4g",  # with the 1g that Spark gives it, three chest films are too many
@@ -47,9 +56,52 @@ SETTINGS = {
 }
 
 
-def decode(content: Column | str, to_8_bit: Op) -> Column:
-    """Return the first frame of each file in 8 bits: how, is known only while the file is open."""
-    bound = bind(to_8_bit, STEPS)
+class Ours:
+    """What medspark does of the recipe."""
+
+    def __init__(self) -> None:
+        first, *steps = RECIPE.steps
+        self._to_8_bit = bind(first, STEPS)
+        self.steps = [(op.to, op.of, _called(bind(op, STEPS))) for op in steps]
+        self.features = [(op.of, partial(_named, _called(bind(op, FEATURES)), op)) for op in RECIPE.features]
+
+    def decode(self, content: bytes) -> Image:
+        """Return the first frame in 8 bits: how, is known only while the file is open."""
+        frame = read_image(content)[0]
+        return self._to_8_bit(frame.pixels, frame)
+
+
+class Theirs:
+    """What a researcher would write, with scikit-image."""
+
+    steps = (
+        ("image", "image", smooth),
+        ("edges", "image", edges),
+        ("mask", "image", foreground),
+    )
+    features = (
+        ("image", statistics),
+        ("edges", density),
+        ("mask", regions),
+        *(("image", partial(patterns, points=p, radius=r)) for p, r in CIRCLES),
+    )
+
+    def decode(self, content: bytes) -> Image:
+        """Return the first frame in 8 bits."""
+        return next(read(BytesIO(content)))
+
+
+def _called(bound: Bound) -> Callable[[Image], Any]:
+    return lambda image: bound(image, Frame(image))
+
+
+def _named(function: Callable[[Image], Numbers], op: Op, image: Image) -> Numbers:
+    prefix = "" if op.of == "image" else f"{op.of}_"
+    return {f"{prefix}{name}": value for name, value in function(image).items()}
+
+
+def decode(function: Callable[[bytes], Image]) -> Column:
+    """Return the first frame of each file in 8 bits."""
 
     @pandas_udf(IMAGE)
     def call(contents: pd.Series) -> pd.DataFrame:
@@ -58,39 +110,35 @@ def decode(content: Column | str, to_8_bit: Op) -> Column:
 
     def _decoded(content: bytes) -> ImageRow:
         try:
-            frame = read_image(content)[0]
-            return _row(bound(frame.pixels, frame))
+            return _row(function(content))
         except Exception:  # noqa: BLE001 - a bad file must not end the job
             return NO_IMAGE
 
-    return call.asNondeterministic()(content)
+    return call.asNondeterministic()("content")
 
 
-def step(op: Op) -> Column:
+def step(function: Callable[[Image], Image], plane: str) -> Column:
     """Return the images that a step makes of those of a plane."""
-    bound = bind(op, STEPS)
 
     @pandas_udf(IMAGE)
     def call(images: pd.DataFrame) -> pd.DataFrame:
         cv2.setNumThreads(1)
-        return _table([NO_IMAGE if each is None else _row(bound(each, Frame(each))) for each in _images(images)])
+        return _table([NO_IMAGE if each is None else _row(function(each)) for each in _images(images)])
 
-    return call.asNondeterministic()(op.of)
+    return call.asNondeterministic()(plane)
 
 
-def feature(op: Op) -> Column:
+def feature(function: Callable[[Image], Numbers], plane: str) -> Column:
     """Return a struct of the numbers that a feature finds in the images of a plane."""
-    bound = bind(op, FEATURES)
-    names = Recipe(steps=(), features=(replace(op, of="image"),)).feature_names
-    prefix = "" if op.of == "image" else f"{op.of}_"
+    names = list(function(SAMPLE))
 
-    @pandas_udf(", ".join(f"{prefix}{name} double" for name in names))
+    @pandas_udf(", ".join(f"{name} double" for name in names))
     def call(images: pd.DataFrame) -> pd.DataFrame:
         cv2.setNumThreads(1)
-        rows = [dict.fromkeys(names) if each is None else bound(each, Frame(each)) for each in _images(images)]
-        return pd.DataFrame(rows, columns=list(names), dtype=float).add_prefix(prefix)
+        rows = [dict.fromkeys(names) if each is None else function(each) for each in _images(images)]
+        return pd.DataFrame(rows, columns=names, dtype=float)
 
-    return call(op.of)
+    return call(plane)
 
 
 def _images(table: pd.DataFrame) -> Iterator[Image | None]:
@@ -106,13 +154,12 @@ def _table(rows: Sequence[ImageRow]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["rows", "columns", "dtype", "pixels"])
 
 
-def features(files: DataFrame) -> DataFrame:
+def features(files: DataFrame, kernels: Ours | Theirs) -> DataFrame:
     """Return path and features of Spark's table of files."""
-    to_8_bit, *steps = RECIPE.steps
-    images = files.select("path", decode("content", to_8_bit).alias("image"))
-    for op in steps:
-        images = images.withColumn(op.to, step(op))
-    found: dict[str, Column] = {f"feature_{number}": feature(op) for number, op in enumerate(RECIPE.features)}
+    images = files.select("path", decode(kernels.decode).alias("image"))
+    for to, plane, function in kernels.steps:
+        images = images.withColumn(to, step(function, plane))
+    found = {f"feature_{n}": feature(function, plane) for n, (plane, function) in enumerate(kernels.features)}
     path = F.regexp_replace("path", "^file:(//)?(?=/)", "").alias("path")
     return images.withColumns(found).select(path, *(f"{name}.*" for name in found))
 
@@ -121,16 +168,18 @@ def main() -> None:
     """Serve until the input ends."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--cores", type=int, default=2)
-    cores = options.parse_args().cores
+    options.add_argument("--scikit-image", action="store_true")
+    given = options.parse_args()
+    kernels = Theirs() if given.scikit_image else Ours()
     ensure_java()
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    builder = SparkSession.builder.master(f"local[{cores}]")
+    builder = SparkSession.builder.master(f"local[{given.cores}]")
     for key, value in SETTINGS.items():
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
 
     def run(paths: list[str], out: str) -> int:
-        features(spark.read.format("binaryFile").load(paths)).write.parquet(out)
+        features(spark.read.format("binaryFile").load(paths), kernels).write.parquet(out)
         return int(ds.dataset(out, format="parquet").count_rows())
 
     turns.take(run)
