@@ -3,10 +3,9 @@
     python benchmarks/contestants/udfs.py --cores 2 [--scikit-image]
 
 The kernels are medspark's, so that what differs is how images travel, or those that most would take, scikit-image's, as
-in joblib_skimage.py. The settings are Spark's own. Between two
-UDFs an image is a struct of its shape and bytes, which costs less than to encode and decode it. The steps are declared
-nondeterministic, since Spark would otherwise do them again for each feature. Of several frames the first is taken; a
-file that cannot be read is a row of nulls.
+in joblib_skimage.py. The settings are Spark's own. Between two UDFs an image is a struct of its shape and bytes, which
+costs less than to encode and decode it. The steps are declared nondeterministic, since Spark would otherwise do them
+again for each feature. Of several frames the first is taken; a file that cannot be read is a row of nulls.
 """
 
 import sys
@@ -20,7 +19,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import joblib_skimage
@@ -56,39 +55,38 @@ SETTINGS = {
 }
 
 
-class Ours:
-    """What medspark does of the recipe."""
+class Kernels(NamedTuple):
+    """What is done: how a content is decoded, the steps as (to, of, function), the features as (of, function)."""
 
-    def __init__(self) -> None:
-        first, *steps = RECIPE.steps
-        self._to_8_bit = bind(first, STEPS)
-        self.steps = [(op.to, op.of, _called(bind(op, STEPS))) for op in steps]
-        self.features = [(op.of, partial(_named, _called(bind(op, FEATURES)), op)) for op in RECIPE.features]
+    decode: Callable[[bytes], Image]
+    steps: Sequence[tuple[str, str, Callable[[Image], Image]]]
+    features: Sequence[tuple[str, Callable[[Image], Numbers]]]
 
-    def decode(self, content: bytes) -> Image:
-        """Return the first frame in 8 bits: how, is known only while the file is open."""
+
+def ours() -> Kernels:
+    """Return what medspark does of the recipe."""
+    first, *steps = RECIPE.steps
+    to_8_bit = bind(first, STEPS)
+
+    def first_frame(content: bytes) -> Image:
         frame = read_image(content)[0]
-        return self._to_8_bit(frame.pixels, frame)
+        return to_8_bit(frame.pixels, frame)  # how, is known only while the file is open
 
-
-class Theirs:
-    """What a researcher would write, with scikit-image."""
-
-    steps = (
-        ("image", "image", smooth),
-        ("edges", "image", edges),
-        ("mask", "image", foreground),
-    )
-    features = (
-        ("image", statistics),
-        ("edges", density),
-        ("mask", regions),
-        *(("image", partial(patterns, points=p, radius=r)) for p, r in CIRCLES),
+    return Kernels(
+        first_frame,
+        [(op.to, op.of, _called(bind(op, STEPS))) for op in steps],
+        [(op.of, partial(_named, _called(bind(op, FEATURES)), op)) for op in RECIPE.features],
     )
 
-    def decode(self, content: bytes) -> Image:
-        """Return the first frame in 8 bits."""
-        return next(read(BytesIO(content)))
+
+def theirs() -> Kernels:
+    """Return what a researcher would write, with scikit-image."""
+    circles = [("image", partial(patterns, points=points, radius=radius)) for points, radius in CIRCLES]
+    return Kernels(
+        lambda content: next(read(BytesIO(content))),
+        [("image", "image", smooth), ("edges", "image", edges), ("mask", "image", foreground)],
+        [("image", statistics), ("edges", density), ("mask", regions), *circles],
+    )
 
 
 def _called(bound: Bound) -> Callable[[Image], Any]:
@@ -154,7 +152,7 @@ def _table(rows: Sequence[ImageRow]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["rows", "columns", "dtype", "pixels"])
 
 
-def features(files: DataFrame, kernels: Ours | Theirs) -> DataFrame:
+def features(files: DataFrame, kernels: Kernels) -> DataFrame:
     """Return path and features of Spark's table of files."""
     images = files.select("path", decode(kernels.decode).alias("image"))
     for to, plane, function in kernels.steps:
@@ -170,7 +168,7 @@ def main() -> None:
     options.add_argument("--cores", type=int, default=2)
     options.add_argument("--scikit-image", action="store_true")
     given = options.parse_args()
-    kernels = Theirs() if given.scikit_image else Ours()
+    kernels = theirs() if given.scikit_image else ours()
     ensure_java()
     os.environ["PYSPARK_PYTHON"] = sys.executable
     builder = SparkSession.builder.master(f"local[{given.cores}]")
