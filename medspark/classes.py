@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from medspark.errors import ConfigError
-from medspark.java import QUIET, class_archive, java_home
+from medspark.java import class_archive, java_home
 from medspark.phantom import write_png_set
 
 
@@ -32,7 +32,7 @@ def write() -> Path | None:
         options = ["--input", f"{place}/images", "--warehouse", f"{place}/warehouse"]
         subprocess.run(  # noqa: S603 - our own job
             [sys.executable, "-m", "medspark.submit", job, *options],
-            env={**os.environ, "SPARK_SUBMIT_OPTS": f"-XX:ArchiveClassesAtExit={shlex.quote(str(draft))} {QUIET}"},
+            env={**os.environ, "SPARK_SUBMIT_OPTS": f"-XX:ArchiveClassesAtExit={shlex.quote(str(draft))}"},
             capture_output=True,
             check=False,
         )

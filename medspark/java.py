@@ -16,7 +16,8 @@ from medspark.errors import ConfigError
 OLDEST = 17  # Spark 4 starts on nothing older
 VECTOR_MODULE = "--add-modules=jdk.incubator.vector"  # spark-submit gives it to every JVM; a trimmed Java lacks it
 
-QUIET = "-Xlog:disable -Xlog:all=error:stderr"  # an archive of classes that does not fit is passed over without a word
+# What Java itself has to say goes to stderr: stdout is the job's. An archive of classes that does not fit is no news.
+QUIET = "-XX:+DisplayVMOutputToStderr -Xlog:disable -Xlog:all=error:stderr"
 
 
 def ensure_java() -> None:
@@ -32,9 +33,12 @@ def ensure_java() -> None:
             logging = str(files("medspark.conf") / "spark" / "log4j2.properties")
             os.environ.setdefault("LOG4J_CONFIGURATION_FILE", logging)
         options = os.environ.get("SPARK_SUBMIT_OPTS", "")
+        if QUIET not in options:
+            options = f"{QUIET} {options}".strip()  # of two words on the same, Java takes the last: the user's
         archive = class_archive(home)
         if archive.exists() and "ArchiveFile" not in options:
-            os.environ["SPARK_SUBMIT_OPTS"] = f"{options} -XX:SharedArchiveFile={shlex.quote(str(archive))} {QUIET}"
+            options += f" -XX:SharedArchiveFile={shlex.quote(str(archive))}"
+        os.environ["SPARK_SUBMIT_OPTS"] = options
 
 
 def class_archive(home: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -128,7 +129,9 @@ def said(tmp_path_factory):
     labels = [f"{path},{'odd' if int(path.stem.split('_')[-1]) % 2 else 'even'}" for path in images]
     (home / "labels.csv").write_text("\n".join(["path,label", *labels, ""]))
     options = [*RECIPE, "--set", "report.contact_sheet=0", "--set", "model.trees=5"]
-    ended = subprocess.run([sys.executable, "-c", SCRIPT, home, *options], capture_output=True, text=True, check=False)
+    talkative = {**os.environ, "SPARK_SUBMIT_OPTS": "-XX:+PrintCodeCache"}  # Java has something to say
+    command = [sys.executable, "-c", SCRIPT, home, *options]
+    ended = subprocess.run(command, env=talkative, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     codes = json.loads((home / "codes").read_text())
     return ended.stdout.splitlines(), ended.stderr.splitlines(), codes, home / "warehouse"
@@ -268,6 +271,13 @@ def test_a_failure_and_a_warning_are_lines_on_stderr(said):
     assert nowhere["text"].startswith("medspark index: --input ")
     assert (report["job"], report["exit_code"], report["error"]) == ("report", 3, "NotADirectoryError")
     assert report["text"].startswith("medspark report: failed, run again to continue: ")
+
+
+@pytest.mark.spark
+def test_java_speaks_on_stderr_and_a_long_night_leaves_it_room_to_compile(said):
+    (room,) = re.findall(r"CodeCache: size=(\d+)Kb .* max_used=(\d+)Kb", "\n".join(said[1]))
+    size, used = map(int, room)
+    assert used < size / 2
 
 
 @pytest.mark.spark
