@@ -243,7 +243,7 @@ def _apply(bound: Bound, planes: Mapping[str, Image], frame: Frame) -> Any:
         missing = StepError(f"no step before it writes the plane {bound.op.of!r}; there are: {', '.join(planes)}")
         raise _PlaneFailedError(bound.op.name, missing)
     image = planes[bound.op.of]
-    if image is not frame.pixels:  # the window was meant for the values of the file
+    if bound.facts and image is not frame.pixels:  # the window was meant for the values of the file
         frame = replace(frame, window=None, is_inverted=False)
     try:
         return bound(image, frame)

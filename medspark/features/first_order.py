@@ -8,7 +8,7 @@ from medspark.frame import Image
 
 __all__ = ["first_order"]
 
-_GRAYSCALE = ("uint8", "uint16", "int16", "float32", "float64")
+_GRAYSCALE = {np.dtype(name): name for name in ("uint8", "uint16", "int16", "float32", "float64")}
 _PERCENTS = np.array([10, 25, 50, 75, 90])
 
 
@@ -71,8 +71,8 @@ def require_plane(image: Image, feature: str) -> None:
 def require_grayscale(image: Image, feature: str) -> None:
     """Raise StepError unless the image is rows x columns of 8 or 16 bit or of finite floats."""
     require_plane(image, feature)
-    if image.dtype not in [np.dtype(name) for name in _GRAYSCALE]:
-        raise StepError(f"{feature}: takes {', '.join(_GRAYSCALE)}, got {image.dtype}; put to_uint8 before it")
+    if image.dtype not in _GRAYSCALE:
+        raise StepError(f"{feature}: takes {', '.join(_GRAYSCALE.values())}, got {image.dtype}; put to_uint8 before it")
     limit = np.finfo(np.float32).max  # beyond it fourth powers overflow float64
     if image.dtype.kind == "f" and not (image.min() >= -limit and image.max() <= limit):
         raise StepError(f"{feature}: the image holds NaN, infinity or values beyond float32; clip or mask them first")
@@ -84,7 +84,7 @@ def _histogram(image: Image) -> tuple[Image, Image]:
         whole = _as_whole_numbers(image)
         if whole is None:
             values, counts = np.unique(image, return_counts=True)
-            return values.astype(np.float64), counts
+            return values.astype(np.float64), counts.astype(np.float64)
         image = whole
     start = 0
     if image.dtype == np.int16:
@@ -92,7 +92,7 @@ def _histogram(image: Image) -> tuple[Image, Image]:
         image = image.view(np.uint16) ^ np.uint16(2**15)
     counts = _counts(image)
     levels = np.flatnonzero(counts)
-    return (levels + start).astype(np.float64), counts[levels]
+    return (levels + start).astype(np.float64), counts[levels].astype(np.float64)
 
 
 def _as_whole_numbers(image: Image) -> Image | None:

@@ -45,21 +45,13 @@ def lbp(image: Image, *, points: int = 8, radius: float = 1, method: str = "unif
     ``skimage.feature.local_binary_pattern``.
     """
     circle = _circle(points, radius, method)
-    stem = f"lbp_p{points}_r{np.format_float_positional(radius, trim='-').replace('.', '_')}"
     if method == "var":
+        stem = _stem(points, radius)
         return {f"{stem}_var_{name}": value for name, value in _summary(_variances(image, circle)).items()}
-    width = _columns(points, method)
-    if width > MAX_COLUMNS:
-        raise StepError(
-            f"lbp: method {method!r} with points={points} makes {width} columns, the limit is {MAX_COLUMNS}; "
-            f"use fewer points or method 'uniform' ({points + 2} columns)"
-        )
+    names, bins = _columns(points, radius, method)
     codes = _codes(image, circle, method, np.uint16)
-    bins = _least_rotations(points) if method == "ror" else np.arange(width)
     shares = _count(codes, int(bins[-1]) + 1)[bins] / codes.size
-    stem += "" if method == "uniform" else f"_{method}"
-    digits = max(2, len(str(bins[-1])))
-    return {f"{stem}_{code:0{digits}}": share for code, share in zip(bins.tolist(), shares.tolist(), strict=True)}
+    return dict(zip(names, shares.tolist(), strict=True))
 
 
 def local_binary_pattern(image: Image, *, points: int, radius: float, method: str = "uniform") -> Image:
@@ -125,7 +117,26 @@ def _plain(image: Image) -> Image:
     return np.require(image, dtype, ["C", "A", "W"])  # a read-only array would be one more type
 
 
-def _columns(points: int, method: str) -> int:
+@cache
+def _columns(points: int, radius: float, method: str) -> tuple[tuple[str, ...], Image]:
+    """Return the names of the columns and the code that each counts; raises StepError if they are too many."""
+    width = _width(points, method)
+    if width > MAX_COLUMNS:
+        raise StepError(
+            f"lbp: method {method!r} with points={points} makes {width} columns, the limit is {MAX_COLUMNS}; "
+            f"use fewer points or method 'uniform' ({points + 2} columns)"
+        )
+    bins = _least_rotations(points) if method == "ror" else np.arange(width)
+    stem = _stem(points, radius) + ("" if method == "uniform" else f"_{method}")
+    digits = max(2, len(str(bins[-1])))
+    return tuple(f"{stem}_{code:0{digits}}" for code in bins), bins
+
+
+def _stem(points: int, radius: float) -> str:
+    return f"lbp_p{points}_r{np.format_float_positional(radius, trim='-').replace('.', '_')}"
+
+
+def _width(points: int, method: str) -> int:
     if method == "uniform":
         return points + 2
     if method == "nri_uniform":
@@ -135,7 +146,6 @@ def _columns(points: int, method: str) -> int:
     return 1 << points
 
 
-@cache
 def _least_rotations(points: int) -> Image:
     pattern = np.arange(2**points)
     least = pattern
@@ -156,14 +166,16 @@ def _encode(image: Image, circle: _Circle, method: int, codes: Image) -> None:
     rows, columns = image.shape
     points = len(circle.down)
     ring, weights = _ring(columns, circle)
+    lines = ring.reshape(-1)
     patterns = np.empty(columns, np.int64)
     for row in range(-circle.reach, rows):
         _enter(image, row + circle.reach, circle, weights, ring)
         if row >= 0:
             patterns[:] = 0
+            centre = _place(ring, 0, row, circle.reach)
             for i in range(0, points, 2):  # two at a time halve the traffic of the centre and the patterns
                 j = min(i + 1, points - 1)
-                _compare(_sample(ring, row, circle, i), _sample(ring, row, circle, j), _centre(ring, row), patterns)
+                _compare(lines, _sample(ring, row, circle, i), _sample(ring, row, circle, j), centre, patterns)
             _name(patterns, points, method, codes[row])
 
 
@@ -172,6 +184,7 @@ def _vary(image: Image, circle: _Circle, variances: Image) -> None:
     rows, columns = image.shape
     points = len(circle.down)
     ring, weights = _ring(columns, circle)
+    lines = ring.reshape(-1)
     total = np.empty(columns)
     squares = np.empty(columns)
     for row in range(-circle.reach, rows):
@@ -181,8 +194,8 @@ def _vary(image: Image, circle: _Circle, variances: Image) -> None:
             squares[:] = 0
             for i in range(points):
                 above, below, weight, _ = _sample(ring, row, circle, i)
-                for column in range(columns):
-                    value = (1 - weight) * above[column] + weight * below[column]
+                for column in range(np.uint64(columns)):
+                    value = (1 - weight) * lines[above + column] + weight * lines[below + column]
                     total[column] += value
                     squares[column] += value * value
             for column in range(columns):
@@ -193,7 +206,10 @@ def _vary(image: Image, circle: _Circle, variances: Image) -> None:
 @compiled
 def _ring(columns: int, circle: _Circle) -> tuple[Image, Image]:
     planes = len(circle.between)
-    ring = np.zeros((planes + 1, 2 * circle.reach + 1, columns + 2 * circle.reach))
+    height = 1
+    while height < 2 * circle.reach + 1:  # a power of two: the place of a row is the last bits of its number
+        height *= 2
+    ring = np.zeros((planes + 1, height, columns + 2 * circle.reach))
     weights = np.empty((planes, columns))
     for i in range(planes):
         for column in range(columns):
@@ -204,55 +220,61 @@ def _ring(columns: int, circle: _Circle) -> tuple[Image, Image]:
 
 
 @compiled
+def _place(ring: Image, plane: int, row: int, column: int) -> np.uint64:
+    """Return where a line of the ring goes on from a column, as an index of the ring laid flat.
+
+    Numbers instead of slices, whose references are counted, and without a sign, which would be looked at each time.
+    """
+    _, height, width = ring.shape
+    return np.uint64((plane * height + (row & (height - 1))) * width + column)
+
+
+@compiled
 def _enter(image: Image, row: int, circle: _Circle, weights: Image, ring: Image) -> None:
     """Put a row of the image, and its values between columns, in the place of the row that leaves the ring."""
     rows, columns = image.shape
-    slot = row % ring.shape[1]
     if row >= rows:
-        ring[:, slot] = 0
+        ring[:, row & (ring.shape[1] - 1)] = 0
         return
-    line = ring[0, slot]
-    line[circle.reach : circle.reach + columns] = image[row]
+    lines = ring.reshape(-1)
+    line = _place(ring, 0, row, circle.reach)
+    for column in range(np.uint64(columns)):
+        lines[line + column] = image[row, column]
     for i in range(len(circle.between)):
-        start = circle.reach + int(np.floor(circle.between[i]))
-        left = line[start : start + columns]
-        right = line[start + 1 : start + 1 + columns]
-        weight = weights[i]
-        out = ring[i + 1, slot, circle.reach : circle.reach + columns]
-        for column in range(columns):
-            out[column] = (1 - weight[column]) * left[column] + weight[column] * right[column]
+        left = _place(ring, 0, row, circle.reach + int(np.floor(circle.between[i])))
+        out = _place(ring, i + 1, row, circle.reach)
+        for column in range(np.uint64(columns)):
+            weight = weights[i, column]
+            right = lines[left + column + np.uint64(1)]
+            lines[out + column] = (1 - weight) * lines[left + column] + weight * right
 
 
 @compiled
-def _centre(ring: Image, row: int) -> Image:
-    reach = ring.shape[1] // 2
-    return ring[0, row % ring.shape[1], reach : ring.shape[2] - reach]
-
-
-@compiled
-def _sample(ring: Image, row: int, circle: _Circle, i: int) -> tuple[Image, Image, float, int]:
-    """Return the lines above and below sample i of a row of centres, the weight of the one below, and its bit."""
+def _sample(ring: Image, row: int, circle: _Circle, i: int) -> tuple[np.uint64, np.uint64, float, int]:
+    """Return the places above and below sample i of a row of centres, the weight of the one below, and its bit."""
     position = row + circle.down[i]
     top = np.floor(position)
-    lines = ring[circle.plane[i]]
     start = circle.reach + circle.right[i]
-    stop = start + ring.shape[2] - 2 * circle.reach
-    above = lines[int(top) % ring.shape[1], start:stop]
-    below = lines[int(np.ceil(position)) % ring.shape[1], start:stop]
+    above = _place(ring, circle.plane[i], int(top), start)
+    below = _place(ring, circle.plane[i], int(np.ceil(position)), start)
     return above, below, position - top, 1 << i
 
 
 @compiled
 def _compare(
-    first: tuple[Image, Image, float, int], second: tuple[Image, Image, float, int], centre: Image, patterns: Image
+    lines: Image,
+    first: tuple[np.uint64, np.uint64, float, int],
+    second: tuple[np.uint64, np.uint64, float, int],
+    centre: np.uint64,
+    patterns: Image,
 ) -> None:
     above, below, weight, bit = first
     above_2, below_2, weight_2, bit_2 = second
-    for column in range(len(patterns)):
-        value = (1 - weight) * above[column] + weight * below[column]
-        value_2 = (1 - weight_2) * above_2[column] + weight_2 * below_2[column]
-        found = bit if value >= centre[column] else 0
-        patterns[column] |= found | (bit_2 if value_2 >= centre[column] else 0)
+    for column in range(np.uint64(len(patterns))):
+        value = (1 - weight) * lines[above + column] + weight * lines[below + column]
+        value_2 = (1 - weight_2) * lines[above_2 + column] + weight_2 * lines[below_2 + column]
+        found = bit if value >= lines[centre + column] else 0
+        patterns[column] |= found | (bit_2 if value_2 >= lines[centre + column] else 0)
 
 
 @compiled
