@@ -1,13 +1,14 @@
 """medspark and others on the same images, each in turns with the floor: a bare pool of processes with the same recipe.
 
     python benchmarks/bench.py [--workloads a b c d] [--against floor medspark job ray ...] [--rounds 5] [--scale 1.0]
-                               [--cores 2] [--home DIRECTORY] [--markdown FILE] [--json FILE]
+                               [--base floor] [--cores 2] [--home DIRECTORY] [--markdown FILE] [--json FILE]
 
-Floor and contestant are alive together and take turns, so that a busy machine slows both; a ratio is the median of
-those of the rounds. Start-up is what passes from the start of the process to its answer for one file. A round before
-those that count warms both up; in it memory is measured, as PSS, and the numbers are compared. ``floor`` against itself
-shows how far two equal things differ here. Who is slow, or only compared, gets a part of the files, and the floor gets
-the same part.
+Floor and contestant are alive together and take turns, so that a busy machine slows both; who waits for its turn is
+stopped, or Dask's threads alone would take 3 % of two cores from the other. A ratio is the median of those of the
+rounds; ``--base dask`` races the others against Dask, which tells more of two than what each is to the floor. Start-up
+is what passes from the start of the process to its answer for one file. A round before those that count warms both up;
+in it memory is measured, as PSS, and the numbers are compared. ``floor`` against itself shows how far two equal things
+differ here. Who is slow, or only compared, gets a part of the files, and the base the same part.
 """
 
 import argparse
@@ -42,7 +43,6 @@ HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE / ".envs"
 PATIENCE_SECONDS, FAREWELL_SECONDS = 3600, 60
 FEWEST = 8  # files of a part: of three, one of two cores gets twice as many as the other
-IDLE = 0.02  # CPU seconds a second that are worth a word
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ CONTESTANTS = {
     "ray": Contestant("ray_data.py", "ray", "ray", share=1 / 2),
     "daft": Contestant("daft_data.py", "daft", "daft", share=1 / 2),
     "dask": Contestant("dask_bag.py", "dask", "dask", share=1 / 2),
-    "udfs": Contestant("udfs.py", "pyspark", share=1 / 4),
+    "udfs": Contestant("udfs.py", "pyspark", share=1 / 10),
     "udfs-skimage": Contestant("udfs.py", "pyspark", arguments=("--scikit-image",), share=1 / 40),
     "joblib": Contestant("joblib_skimage.py", "scikit-image", share=1 / 40),
     "seed": Contestant("seed.py", "scikit-image", share=1 / 40),
@@ -99,7 +99,6 @@ class Turn:
 
     wall: float
     cpu: float
-    idle: float  # CPU seconds a second since its turn before, while it had nothing to do
 
     def seconds(self, what: Time) -> float:
         """Return one of its two times."""
@@ -107,7 +106,7 @@ class Turn:
 
 
 class Player:
-    """A contestant that runs, and waits for its next turn."""
+    """A contestant that runs, and is stopped until its next turn."""
 
     def __init__(self, name: str, cores: int, home: Path) -> None:
         contestant = CONTESTANTS[name]
@@ -116,15 +115,14 @@ class Player:
         self.log = self.home / "log"
         script = HERE / "contestants" / contestant.script
         command = [str(contestant.python), str(script), "--cores", str(cores), *contestant.arguments]
-        self.ended, self.used = time.perf_counter(), 0.0
+        self.began = time.perf_counter()
         with self.log.open("w") as log:
             self.metered = meter.Metered(command, log=log)
 
     def start(self, path: str) -> Turn:
         """Return what passed from the start of the process to the answer for one file."""
-        began = self.ended
         self.take([path])
-        return Turn(self.ended - began, self.used, 0)
+        return Turn(time.perf_counter() - self.began, self.metered.cpu())
 
     def take(self, paths: Sequence[str]) -> Turn:
         """Have it make a pass, the result of which is ``out`` until its next turn."""
@@ -133,13 +131,13 @@ class Player:
         place.mkdir()
         self.out = place / "out"
         (place / "files").write_text("\n".join(paths), "utf-8")
-        began, before = time.perf_counter(), self.metered.cpu()
-        idle = (before - self.used) / (began - self.ended)
-        rows = self._ask({"files": str(place / "files"), "out": str(self.out)})
-        self.ended, self.used = time.perf_counter(), self.metered.cpu()
+        with self.metered.awake():
+            began, before = time.perf_counter(), self.metered.cpu()
+            rows = self._ask({"files": str(place / "files"), "out": str(self.out)})
+            turn = Turn(time.perf_counter() - began, self.metered.cpu() - before)
         if rows != len(paths):
             raise FailedError(f"{self.name}: {rows} rows of {len(paths)} images")
-        return Turn(self.ended - began, self.used - before, idle)
+        return turn
 
     def _ask(self, question: dict[str, str]) -> int:
         requests, answers = self.metered.requests, self.metered.answers
@@ -172,7 +170,7 @@ def playing(name: str, cores: int, home: Path) -> Iterator[Player]:
 
 @dataclass
 class Result:
-    """What became of a contestant on a workload; ``rounds`` has the floor's turn and its own."""
+    """What became of a contestant on a workload; ``rounds`` has the turn of the base, the floor, and its own."""
 
     workload: str
     name: str
@@ -188,8 +186,8 @@ class Result:
         return 1000 * statistics.median(own.seconds(what) for _, own in self.rounds) / self.n_files
 
     def ratio(self, what: Time) -> float:
-        """Return the median over the rounds of its time an image to the floor's."""
-        return statistics.median(own.seconds(what) / floor.seconds(what) for floor, own in self.rounds)
+        """Return the median over the rounds of its time an image to that of the base."""
+        return statistics.median(own.seconds(what) / base.seconds(what) for base, own in self.rounds)
 
     def cells(self) -> list[str]:
         """Return its row of the table."""
@@ -201,35 +199,39 @@ class Result:
         return [self.name, f"{self.n_files:,}", *times, *start, *memory, self.numbers]
 
 
-HEADINGS = [
-    *("contestant", "files", "wall ms", "CPU ms", "wall x floor", "CPU x floor"),
-    *("start s", "start CPU s", "JVM MiB", "others MiB", "numbers"),
-]
 WIDTHS = [12, 7, 9, 9, 12, 11, 8, 11, 8, 10, 0]
 
 
-def race(workload: str, name: str, paths: Sequence[str], home: Path, *, rounds: int, cores: int) -> Result:
-    """Return how a contestant does on a workload, in turns with the floor."""
+def headings(base: str) -> list[str]:
+    """Return the names of the columns."""
+    return [
+        *("contestant", "files", "wall ms", "CPU ms", f"wall x {base}", f"CPU x {base}"),
+        *("start s", "start CPU s", "JVM MiB", "others MiB", "numbers"),
+    ]
+
+
+def race(workload: str, name: str, paths: Sequence[str], home: Path, options: argparse.Namespace) -> Result:
+    """Return how a contestant does on a workload, in turns with the base."""
     n = min(len(paths), max(FEWEST, round(len(paths) * CONTESTANTS[name].share)))
     part = sorted(random.Random(n).sample(paths, n))
     result = Result(workload, name, n)
     try:
-        with playing("floor", cores, home) as floor, playing(name, cores, home) as player:
-            floor.start(paths[0])
+        with playing(options.base, options.cores, home) as base, playing(name, options.cores, home) as player:
+            base.start(paths[0])
             result.start = player.start(paths[0])
-            floor.take(part)
+            base.take(part)
             with player.metered.memory() as result.memory:
                 player.take(part)
-            result.numbers = compared(player.out, floor.out)
-            result.rounds = [(floor.take(part), player.take(part)) for _ in range(rounds)]
+            result.numbers = compared(player.out, base.out)
+            result.rounds = [(base.take(part), player.take(part)) for _ in range(options.rounds)]
     except FailedError as error:
         result.error = str(error)
     return result
 
 
-def compared(out: Path, floor: Path) -> str:
-    """Return in words whether a table has the floor's numbers, to the last bit, for each path that it has."""
-    ours, theirs = (ds.dataset(str(place), format="parquet").to_table() for place in (floor, out))
+def compared(out: Path, base: Path) -> str:
+    """Return in words whether a table has the numbers of the base, to the last bit, for each path that it has."""
+    ours, theirs = (ds.dataset(str(place), format="parquet").to_table() for place in (base, out))
     names = [each.name for each in ours.schema if each.type == pa.float64()]
     shared = [name for name in names if name in theirs.column_names]
     if "path" not in theirs.column_names or not shared:
@@ -280,14 +282,7 @@ def text(cells: Sequence[str]) -> str:
 
 def markdown(cells: Sequence[str]) -> str:
     """Return a row for a page."""
-    return f"| {' | '.join([*cells, *[''] * (len(HEADINGS) - len(cells))])} |"
-
-
-def restless(result: Result) -> str:
-    """Return in words who of a pair worked while it was not its turn, to the cost of the other."""
-    players = zip(("floor", result.name), zip(*result.rounds, strict=True), strict=False)
-    idle = {name: statistics.median(turn.idle for turn in turns) for name, turns in players}
-    return "".join(f"  {name}: {used:.2f} CPU s/s while idle" for name, used in idle.items() if used > IDLE)
+    return f"| {' | '.join([*cells, *[''] * (len(WIDTHS) - len(cells))])} |"
 
 
 def installed(names: Sequence[str]) -> list[str]:
@@ -303,6 +298,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--against", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--base", choices=CONTESTANTS, default="floor", help="whom they take turns with")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
@@ -316,14 +312,15 @@ def main() -> None:
     for workload in options.workloads:
         paths = make(workload, options.home, options.scale)
         above = title(workload, len(paths), options)
-        print(f"\n{above}\n{text(HEADINGS)}", flush=True)
-        page += [above, "", markdown(HEADINGS), markdown(["---"] * len(HEADINGS))]
+        columns = headings(options.base)
+        print(f"\n{above}\n{text(columns)}", flush=True)
+        page += [above, "", markdown(columns), markdown(["---"] * len(columns))]
         for name in names:
             with tempfile.TemporaryDirectory(prefix="medspark-bench-") as home:
-                result = race(workload, name, paths, Path(home), rounds=options.rounds, cores=options.cores)
+                result = race(workload, name, paths, Path(home), options)
             results.append(result)
             page.append(markdown(result.cells()))
-            print(text(result.cells()) + restless(result), flush=True)
+            print(text(result.cells()), flush=True)
         page.append("")
     below = machine(names)
     print("", *below, sep="\n")
