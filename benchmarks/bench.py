@@ -170,7 +170,7 @@ def playing(name: str, cores: int, home: Path) -> Iterator[Player]:
 
 @dataclass
 class Result:
-    """What became of a contestant on a workload; ``rounds`` has the turn of the base, the floor, and its own."""
+    """What became of a contestant on a workload; ``rounds`` has the turn of the base and its own."""
 
     workload: str
     name: str
